@@ -1,0 +1,134 @@
+//! The configuration, typed and checked: what the file says, with nothing left to look up.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Everything that the configuration file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The instance's name, Torperf's SOURCE: `[A-Za-z0-9-]+`.
+    pub source: String,
+    /// Who runs it, for the start page; empty where the operator says nothing.
+    pub contact: String,
+    /// The server: where it listens and what it grants strangers.
+    pub server: Server,
+    /// The address at which the server is reached from the Internet; without one perfd can't measure.
+    pub public: Option<PublicAddress>,
+    /// Whom to become when started as root.
+    pub run_as: Option<RunAs>,
+    /// The SQLite file. Its folder is perfd's state directory, which holds the payload key too.
+    pub store: PathBuf,
+    /// The log.
+    pub log: Log,
+    /// The tors to measure through, at least one.
+    pub tors: Vec<Tor>,
+    /// What to measure, and when.
+    pub experiments: Vec<Experiment>,
+}
+
+/// The `[server]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The addresses to listen on, at least one; port 0 lets the system choose.
+    pub listen: Vec<SocketAddr>,
+    /// The largest payload given out, in bytes; at least the largest experiment's size.
+    pub max_payload: u64,
+    /// The most connections open at a time, 1 to 10,000.
+    pub max_connections: usize,
+    /// The most payloads sent to strangers at a time, 1 to 10,000; perfd's own runs don't count.
+    pub max_payloads: usize,
+    /// A client that takes nothing for so long is cut off, 1 s to 1 h.
+    pub stall_timeout: Duration,
+}
+
+/// The `[public]` section: how the Internet reaches the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PublicAddress {
+    /// A host name or an IP address (IPv6 without brackets).
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+/// The `[privileges]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// A user's name or number, not root's.
+    pub user: String,
+    /// A group's name or number; the user's own group where absent.
+    pub group: Option<String>,
+}
+
+/// The `[log]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The log file, for `tail -F`; absent logs to the terminal alone.
+    pub file: Option<PathBuf>,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least severe level shown.
+    pub level: LogLevel,
+    /// How many days of log files are kept, 1 to 3650.
+    pub keep_days: usize,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least severe level shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// A `[[tor]]` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tor {
+    /// What experiments call it: `[A-Za-z0-9._-]+`.
+    pub name: String,
+    /// Its SOCKS 5 address.
+    pub socks: SocketAddr,
+}
+
+/// An `[[experiment]]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Experiment {
+    /// Its name, unique: `[A-Za-z0-9._-]+`.
+    pub name: String,
+    /// The tor to measure through.
+    pub tor: String,
+    /// Bytes of payload, 1 to 2^31 - 1 (Torperf's FILESIZE is an int32).
+    pub size: u64,
+    /// The time between two slots, 1 s or more.
+    pub every: Duration,
+    /// How long after the epoch's grid the slots lie, less than `every`.
+    pub offset: Duration,
+    /// How long a run may take.
+    pub timeout: Duration,
+    /// A run starts up to so long after its slot, by a number drawn from experiment and slot.
+    pub jitter: Duration,
+}
+
+impl Config {
+    /// perfd's state directory: the folder that holds the store.
+    pub fn state_directory(&self) -> &Path {
+        match self.store.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+}

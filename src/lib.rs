@@ -1,0 +1,12 @@
+//! perfd measures the performance of the Tor network as its users feel it.
+//!
+//! Data flows one way: config → scheduler → probe → store → export → web. A module uses only those
+//! below it; ARCHITECTURE.md draws the map and walks one measurement and one request through it.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod clock;
+pub mod config;
+pub mod measurement;
+pub mod slot;
