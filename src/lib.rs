@@ -9,4 +9,6 @@
 pub mod clock;
 pub mod config;
 pub mod measurement;
+pub mod payload;
+pub mod probe;
 pub mod slot;

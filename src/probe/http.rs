@@ -1,0 +1,361 @@
+//! Watching an HTTP/1.1 response go by: where its payload begins, how much of it has come, and when
+//! (no I/O).
+//!
+//! hyper speaks HTTP. It hands payload up later than it came, in pieces of its own; so the stream under
+//! it shows every byte to this watch first, and the times of the payload are those of the reads.
+
+use crate::measurement::{PARTIALS, Steps};
+
+/// A response's head may not be longer than this; hyper is given the same bound.
+pub const HEAD_LIMIT: usize = 64 * 1024;
+
+/// How many header lines are looked at (hyper's own bound).
+const HEADER_LIMIT: usize = 100;
+
+/// What has been seen of a response so far.
+#[derive(Debug)]
+pub struct Watch {
+    state: State,
+    /// The payload's size as asked for, until the head announces another.
+    size: Option<u64>,
+    payload: u64,
+    surplus: u64,
+    first_byte: Option<u64>,
+    complete: Option<u64>,
+    deciles: [Option<u64>; 11],
+    partials: [Option<u64>; PARTIALS.len()],
+}
+
+#[derive(Debug)]
+enum State {
+    /// Gathering the head.
+    Head(Vec<u8>),
+    /// A payload of so many bytes more, as its Content-Length says.
+    Sized(u64),
+    /// A payload that ends with the connection.
+    UntilClose,
+    /// A payload in chunks.
+    Chunked(Chunks),
+    /// The payload is over; whatever comes now is too much.
+    Over,
+    /// No payload of ours: another status, or no HTTP. Bytes are not looked at any more.
+    Ignored,
+}
+
+impl Watch {
+    /// Watches for a payload of `size` bytes, or of as many as the response announces.
+    pub fn new(size: Option<u64>) -> Self {
+        Watch {
+            state: State::Head(Vec::new()),
+            size,
+            payload: 0,
+            surplus: 0,
+            first_byte: None,
+            complete: None,
+            deciles: [None; 11],
+            partials: [None; PARTIALS.len()],
+        }
+    }
+
+    /// Notes bytes that came at `at` (µs after START).
+    pub fn read(&mut self, at: u64, mut bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.first_byte.get_or_insert(at);
+        while !bytes.is_empty() {
+            let used = self.step(at, bytes);
+            bytes = &bytes[used..];
+        }
+    }
+
+    /// The payload's size: what was asked for, else what was announced.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// How many bytes of payload have come.
+    pub fn payload(&self) -> u64 {
+        self.payload
+    }
+
+    /// How many bytes came after the end of the payload.
+    pub fn surplus(&self) -> u64 {
+        self.surplus
+    }
+
+    /// Writes what was seen into the steps; whether the payload is whole and right is not for the
+    /// watch to say, so `data_complete` is left to the caller.
+    pub fn fill(&self, steps: &mut Steps) {
+        steps.data_response = self.first_byte;
+        steps.deciles = self.deciles;
+        steps.partials = self.partials;
+    }
+
+    /// When the last byte of the payload had come; of a payload of unknown size, the last one so far.
+    pub fn complete(&self) -> Option<u64> {
+        self.complete
+    }
+
+    /// Takes in the beginning of `bytes` and returns how many of them, at least one.
+    fn step(&mut self, at: u64, bytes: &[u8]) -> usize {
+        match &mut self.state {
+            State::Head(head) => {
+                let before = head.len();
+                head.extend_from_slice(bytes);
+                match end_of_head(head, before) {
+                    Some(end) => {
+                        head.truncate(end);
+                        self.state = after_head(head, &mut self.size);
+                        end - before
+                    }
+                    None => {
+                        if head.len() > HEAD_LIMIT {
+                            self.state = State::Ignored;
+                        }
+                        bytes.len()
+                    }
+                }
+            }
+            State::Sized(left) => {
+                let n = (bytes.len() as u64).min(*left);
+                *left -= n;
+                if *left == 0 {
+                    self.state = State::Over;
+                }
+                self.advance(at, n);
+                n.max(1) as usize
+            }
+            State::UntilClose => {
+                self.advance(at, bytes.len() as u64);
+                bytes.len()
+            }
+            State::Chunked(chunks) => {
+                let (used, payload, over) = chunks.step(bytes);
+                if over {
+                    self.state = State::Over;
+                }
+                self.advance(at, payload);
+                used
+            }
+            State::Over => {
+                self.surplus += bytes.len() as u64;
+                bytes.len()
+            }
+            State::Ignored => bytes.len(),
+        }
+    }
+
+    fn advance(&mut self, at: u64, more: u64) {
+        let before = self.payload;
+        self.payload += more;
+        let reached = |position: u64| before < position && position <= before + more;
+        for (mark, position) in self.partials.iter_mut().zip(PARTIALS) {
+            if reached(position) && self.size.is_none_or(|size| position <= size) {
+                *mark = Some(at);
+            }
+        }
+        match self.size {
+            Some(size) => {
+                for (tenths, mark) in self.deciles.iter_mut().enumerate() {
+                    if reached(decile_position(size, tenths as u64)) {
+                        *mark = Some(at);
+                    }
+                }
+                if reached(size) {
+                    self.complete = Some(at);
+                }
+            }
+            None if more > 0 => {
+                self.deciles[0].get_or_insert(at);
+                self.complete = Some(at);
+            }
+            None => {}
+        }
+    }
+}
+
+/// How many bytes are `tenths` tenths of the payload; its first byte stands for none.
+fn decile_position(size: u64, tenths: u64) -> u64 {
+    (u128::from(size) * u128::from(tenths)).div_ceil(10).max(1) as u64
+}
+
+/// Where the head ends: after the first empty line. Only what is new since `before` is searched.
+fn end_of_head(head: &[u8], before: usize) -> Option<usize> {
+    let from = before.saturating_sub(3);
+    (from..head.len()).find_map(|i| match &head[i..] {
+        [b'\n', b'\n', ..] => Some(i + 2),
+        [b'\n', b'\r', b'\n', ..] => Some(i + 3),
+        _ => None,
+    })
+}
+
+fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
+    let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
+    let mut response = httparse::Response::new(&mut headers);
+    if !matches!(response.parse(head), Ok(httparse::Status::Complete(_))) {
+        return State::Ignored;
+    }
+    match response.code {
+        Some(100..=199) => return State::Head(Vec::new()),
+        Some(200) => {}
+        _ => return State::Ignored,
+    }
+    let value = |name: &str| {
+        let header = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(header.value).ok().map(str::trim)
+    };
+    if value("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().ends_with("chunked")) {
+        return State::Chunked(Chunks::Size { so_far: 0 });
+    }
+    match value("content-length").map(str::parse::<u64>) {
+        Some(Ok(announced)) => {
+            size.get_or_insert(announced);
+            if announced == 0 { State::Over } else { State::Sized(announced) }
+        }
+        Some(Err(_)) => State::Ignored,
+        None => State::UntilClose,
+    }
+}
+
+/// Where in a chunked payload the next byte stands. hyper decodes and judges it; this only counts.
+#[derive(Debug)]
+enum Chunks {
+    /// In the hexadecimal size.
+    Size { so_far: u64 },
+    /// In what may follow the size on its line.
+    Extension { size: u64 },
+    /// In a chunk, with so many bytes to come.
+    Data { left: u64 },
+    /// In the line end after a chunk.
+    DataEnd,
+    /// In the trailer; `line` counts the bytes of the present line.
+    Trailer { line: u64 },
+}
+
+impl Chunks {
+    /// How many of `bytes` were used, how many of these are payload, and whether the payload is over.
+    fn step(&mut self, bytes: &[u8]) -> (usize, u64, bool) {
+        let byte = bytes[0];
+        match self {
+            Chunks::Size { so_far } => match (byte as char).to_digit(16) {
+                Some(digit) => *so_far = so_far.saturating_mul(16).saturating_add(digit.into()),
+                None => *self = Chunks::after_size_line(byte, *so_far),
+            },
+            Chunks::Extension { size } => *self = Chunks::after_size_line(byte, *size),
+            Chunks::Data { left } => {
+                let n = (bytes.len() as u64).min(*left);
+                *left -= n;
+                if *left == 0 {
+                    *self = Chunks::DataEnd;
+                }
+                return (n as usize, n, false);
+            }
+            Chunks::DataEnd if byte == b'\n' => *self = Chunks::Size { so_far: 0 },
+            Chunks::DataEnd => {}
+            Chunks::Trailer { line: 0 } if byte == b'\n' => return (1, 0, true),
+            Chunks::Trailer { line } => match byte {
+                b'\n' => *line = 0,
+                b'\r' => {}
+                _ => *line += 1,
+            },
+        }
+        (1, 0, false)
+    }
+
+    fn after_size_line(byte: u8, size: u64) -> Chunks {
+        match (byte, size) {
+            (b'\n', 0) => Chunks::Trailer { line: 0 },
+            (b'\n', size) => Chunks::Data { left: size },
+            _ => Chunks::Extension { size },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// One byte at a time, the byte at position `i` of the response coming at `i` µs.
+    fn watch(size: Option<u64>, response: &[u8]) -> Watch {
+        let mut watch = Watch::new(size);
+        response.iter().enumerate().for_each(|(i, byte)| watch.read(i as u64, &[*byte]));
+        watch
+    }
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n";
+
+    #[test]
+    fn marks_lie_where_the_bytes_came() {
+        let watch = watch(Some(100), format!("{HEAD}{}", "x".repeat(100)).as_bytes());
+        let head = HEAD.len() as u64;
+        let mut steps = Steps::default();
+        watch.fill(&mut steps);
+        assert_eq!(steps.data_response, Some(0));
+        assert_eq!(steps.deciles[0], Some(head), "the first byte");
+        assert_eq!(steps.deciles[1], Some(head + 9), "the tenth byte");
+        assert_eq!(steps.deciles[10], Some(head + 99));
+        assert_eq!((watch.complete(), watch.payload(), watch.surplus()), (Some(head + 99), 100, 0));
+        assert_eq!(steps.partials, [None; 9], "10 KiB are beyond its size");
+    }
+
+    #[test]
+    fn what_comes_after_the_payload_is_surplus() {
+        let watch = watch(Some(100), format!("{HEAD}{}", "x".repeat(107)).as_bytes());
+        assert_eq!((watch.payload(), watch.surplus()), (100, 7));
+    }
+
+    #[test]
+    fn chunks_are_counted_without_their_frames() {
+        let body = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4;x=y\r\nabcd\r\n1A\r\n\
+                    abcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: 1\r\n\r\nxyz";
+        let watch = watch(None, body.as_bytes());
+        assert_eq!((watch.payload(), watch.surplus(), watch.size()), (30, 3, None));
+    }
+
+    #[test]
+    fn a_provisional_response_and_bare_line_feeds_are_passed_over() {
+        let watch =
+            watch(None, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\ncontent-length: 3\n\nabc");
+        assert_eq!((watch.payload(), watch.size(), watch.complete().is_some()), (3, Some(3), true));
+    }
+
+    #[test]
+    fn the_body_of_an_error_is_no_payload() {
+        for head in ["HTTP/1.1 503 No\r\nContent-Length: 3", "no http at all", "HTTP/1.1 200 OK\r\nContent-Length: -3"]
+        {
+            assert_eq!(watch(Some(3), format!("{head}\r\n\r\nabc").as_bytes()).payload(), 0, "{head}");
+        }
+    }
+
+    #[test]
+    fn deciles_of_tiny_and_huge_payloads_are_in_range() {
+        assert_eq!(decile_position(1, 0), 1);
+        assert_eq!(decile_position(1, 10), 1);
+        assert_eq!(decile_position(u64::MAX, 10), u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_the_reads_elsewhere_changes_no_count(
+            cuts in prop::collection::vec(1usize..50, 1..50),
+            response in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..400),
+                "HTTP/1.1 200 OK\r\nContent-Length: [0-9]{1,3}\r\n\r\n[a-z\r\n]{0,200}".prop_map(String::into_bytes),
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n([0-9a-f]{1,2}\r\n[a-z]{0,20}\r\n){0,5}0\r\n\r\n[a-z]{0,4}"
+                    .prop_map(String::into_bytes),
+            ],
+        ) {
+            let whole = watch(None, &response);
+            let mut cut = Watch::new(None);
+            let (mut rest, mut cuts) = (response.as_slice(), cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+                cut.read(0, now);
+                rest = later;
+            }
+            prop_assert_eq!((whole.payload(), whole.surplus(), whole.size()), (cut.payload(), cut.surplus(), cut.size()));
+        }
+    }
+}

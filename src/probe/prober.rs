@@ -1,0 +1,70 @@
+//! The measuring thread: a runtime of its own, which the server, the store and the log can't delay.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::measure;
+use crate::measurement::{Measurement, Request};
+
+/// Runs that may wait for the thread to take them up; it does so at once, so few ever wait.
+const QUEUE: usize = 16;
+
+/// A handle to the measuring thread. The thread ends when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Prober {
+    jobs: mpsc::Sender<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    request: Request,
+    reply: oneshot::Sender<Measurement>,
+}
+
+impl Prober {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no runtime.
+    pub fn start() -> io::Result<(Prober, JoinHandle<()>)> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("measure".into()).spawn(move || runtime.block_on(work(queue)))?;
+        Ok((Prober { jobs }, thread))
+    }
+
+    /// Measures in the thread. A caller that stops waiting ends the run.
+    ///
+    /// Returns `None` if the thread is gone.
+    pub async fn measure(&self, request: Request) -> Option<Measurement> {
+        let (reply, measured) = oneshot::channel();
+        self.jobs.send(Job { request, reply }).await.ok()?;
+        measured.await.ok()
+    }
+}
+
+async fn work(mut queue: mpsc::Receiver<Job>) {
+    let mut runs = JoinSet::new();
+    loop {
+        tokio::select! {
+            job = queue.recv() => match job {
+                Some(job) => { runs.spawn(run(job)); }
+                None => break,
+            },
+            Some(_) = runs.join_next() => {}
+        }
+    }
+    runs.shutdown().await;
+}
+
+async fn run(Job { request, mut reply }: Job) {
+    tokio::select! {
+        measurement = measure(&request) => {
+            let _ = reply.send(measurement);
+        }
+        () = reply.closed() => {}
+    }
+}
