@@ -11,4 +11,5 @@ pub mod config;
 pub mod measurement;
 pub mod payload;
 pub mod probe;
+pub mod scheduler;
 pub mod slot;
