@@ -8,5 +8,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod export;
 pub mod measurement;
 pub mod slot;
+pub mod store;
