@@ -8,8 +8,10 @@
 
 pub mod clock;
 pub mod config;
+pub mod export;
 pub mod measurement;
 pub mod payload;
 pub mod probe;
 pub mod scheduler;
 pub mod slot;
+pub mod store;

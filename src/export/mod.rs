@@ -1,0 +1,1 @@
+//! How results leave perfd: rendering only, no I/O; one file per format.

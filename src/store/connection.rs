@@ -1,0 +1,126 @@
+//! Opening the file, and saying well what is wrong with it.
+
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::{AccessFlags, eaccess, geteuid};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
+
+use super::error::OpenError;
+use super::schema;
+
+/// How large the write-ahead log is kept after a checkpoint, in bytes.
+const WAL_LIMIT: i64 = 16 << 20;
+
+/// Opens (or creates) the store for writing and brings its tables up to date.
+pub(super) fn open_store(path: &Path, busy_timeout: Duration) -> Result<Connection, OpenError> {
+    check_file(path)?;
+    let explain = |error: rusqlite::Error| explain(path, &error);
+    let mut conn = open_for_writing(path, true, busy_timeout).map_err(explain)?;
+    check_owner_program(path, &conn)?;
+    schema::migrations().to_latest(&mut conn).map_err(|error| match error {
+        MigrationError::RusqliteError { err, .. } => explain(err),
+        MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+            let found = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap_or(-1);
+            OpenError::Newer { path: path.to_owned(), found, known: schema::VERSION }
+        }
+        other => OpenError::Other { path: path.to_owned(), detail: other.to_string() },
+    })?;
+    Ok(conn)
+}
+
+/// Opens the file for writing, as every writing connection is set.
+///
+/// FULL: a committed transaction outlives a power cut, and perfd writes too seldom for it to matter.
+pub(super) fn open_for_writing(path: &Path, create: bool, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(busy_timeout)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    Ok(conn)
+}
+
+/// Opens the file for reading only.
+pub(super) fn open_for_reading(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(busy_timeout)?;
+    Ok(conn)
+}
+
+/// Which file it is that a path leads to: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    /// The file at `path` now.
+    pub(super) fn of(path: &Path) -> std::io::Result<Self> {
+        fs::metadata(path).map(|file| FileId(file.dev(), file.ino()))
+    }
+}
+
+/// Finds what SQLite would only call "unable to open database file". Runs before SQLite opens the
+/// file: closing another descriptor of it later would drop SQLite's locks.
+fn check_file(path: &Path) -> Result<(), OpenError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => {}
+        _ => return Err(OpenError::NoFolder { path: path.to_owned(), folder: folder.to_owned() }),
+    }
+    // SQLite creates the -wal and -shm files beside the store.
+    if eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+        return Err(not_writable(path, folder));
+    }
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Err(OpenError::NotAFile { path: path.to_owned() }),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(OpenError::Other { path: path.to_owned(), detail: error.to_string() }),
+    }
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(not_writable(path, path)),
+        Err(error) => Err(OpenError::Other { path: path.to_owned(), detail: error.to_string() }),
+    }
+}
+
+/// The error about `what` (the file or its folder), with its owner and mode.
+fn not_writable(path: &Path, what: &Path) -> OpenError {
+    let (uid, gid, mode) = fs::metadata(what).map_or((0, 0, 0), |m: Metadata| (m.uid(), m.gid(), m.mode() & 0o7777));
+    let (path, what): (PathBuf, PathBuf) = (path.to_owned(), what.to_owned());
+    OpenError::NotWritable { path, what, uid, gid, mode, user: geteuid().as_raw() }
+}
+
+/// Refuses to put perfd's tables into another program's database.
+fn check_owner_program(path: &Path, conn: &Connection) -> Result<(), OpenError> {
+    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| explain(path, &e));
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    let application = number("PRAGMA application_id")?;
+    if tables > 0 && application != i64::from(schema::APPLICATION_ID) {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// SQLite's error as one that names path and remedy.
+fn explain(path: &Path, error: &rusqlite::Error) -> OpenError {
+    let (path, detail) = (path.to_owned(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
+        Some(ErrorCode::DatabaseCorrupt) => OpenError::Corrupt { path, detail },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Locked { path, detail },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => not_writable(&path, &path),
+        _ => OpenError::Other { path, detail },
+    }
+}

@@ -1,0 +1,246 @@
+//! What perfd knows, in one SQLite file in WAL mode.
+//!
+//! One thread writes ([`Store`]) and a few connections read ([`StoreReader`]), so that no reader, slow
+//! as it may be, holds up a measurement. An operation has been committed to disk when its future
+//! resolves. The file may be read by any SQLite tool while perfd runs.
+
+mod connection;
+mod error;
+mod operation;
+mod query;
+mod reader;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+pub use error::{OpenError, StoreError, StoreHealth};
+pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
+pub use reader::StoreReader;
+
+use crate::clock::UnixMicros;
+use crate::measurement::Measurement;
+use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
+use connection::FileId;
+use operation::{Done, Finish, Operation};
+use writer::{Closing, Job, Message, Writer};
+
+/// A result to be stored: a [`ResultRow`](crate::measurement::ResultRow) that has no revision yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewResult {
+    /// The name of the instance that measured (Torperf's SOURCE).
+    pub source: String,
+    /// The experiment's name.
+    pub experiment: String,
+    /// The name of the tor.
+    pub tor: String,
+    /// When the slot was planned that this run belongs to.
+    pub planned: UnixMicros,
+    /// The configuration in force, as text; each distinct text is stored once.
+    pub configuration: String,
+    /// The version of perfd that measured.
+    pub version: String,
+    /// The run.
+    pub measurement: Measurement,
+}
+
+/// How the store behaves; the defaults are meant for service.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// How many requests may wait for the writer; further callers wait for a place.
+    pub queue: usize,
+    /// The most requests in one transaction.
+    pub batch: usize,
+    /// How long one attempt waits for a lock that another process holds.
+    pub busy_timeout: Duration,
+    /// The pause after a first failed attempt; it doubles with each further one.
+    pub first_pause: Duration,
+    /// The longest pause between two attempts.
+    pub last_pause: Duration,
+    /// How many reads may run at once, each on a connection of its own.
+    pub readers: usize,
+    /// How long a read waits for its turn before it is [`StoreError::Busy`].
+    pub read_wait: Duration,
+    /// Called with the writing connection before each transaction.
+    #[cfg(test)]
+    pub(crate) before_transaction: Option<Arc<dyn Fn(&rusqlite::Connection) + Send + Sync>>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            queue: 1024,
+            batch: 256,
+            busy_timeout: Duration::from_secs(1),
+            first_pause: Duration::from_millis(250),
+            last_pause: Duration::from_secs(10),
+            readers: 3,
+            read_wait: Duration::from_secs(2),
+            #[cfg(test)]
+            before_transaction: None,
+        }
+    }
+}
+
+/// The store: a handle that can be cloned; all clones share one writer.
+///
+/// Each operation waits while the store can't be written (see [`Store::health`]) and gives
+/// [`StoreError::Failing`] only if the store is closed meanwhile. A caller that drops the future has
+/// its operation carried out all the same, except [`Store::begin_slot`], which is taken back if it
+/// was not written yet. When the last clone goes, the writer is joined.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    reader: StoreReader,
+}
+
+struct Shared {
+    sender: mpsc::Sender<Message>,
+    closing: Arc<Closing>,
+    health: watch::Receiver<StoreHealth>,
+    commits: Arc<AtomicU64>,
+    thread: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
+}
+
+impl Store {
+    /// Opens the store at `path`, creating the file (not its folder) and its tables as needed.
+    /// Blocks; needs no runtime.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, StoreOptions::default())
+    }
+
+    /// Opens the store with other than the default options.
+    pub fn open_with(path: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+        let other = |error: std::io::Error| OpenError::Other { path: path.to_owned(), detail: error.to_string() };
+        let conn = connection::open_store(path, options.busy_timeout)?;
+        let reader = StoreReader::new(path, &options);
+        let (sender, receiver) = mpsc::channel(options.queue.max(1));
+        let (health_sender, health) = watch::channel(StoreHealth::Ok);
+        let (closing, commits) = (Arc::new(Closing::default()), Arc::new(AtomicU64::new(0)));
+        let writer = Writer {
+            path: path.to_owned(),
+            options,
+            file: FileId::of(path).map_err(other)?,
+            conn: Some(conn),
+            receiver,
+            closing: Arc::clone(&closing),
+            health: health_sender,
+            commits: Arc::clone(&commits),
+        };
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run()).map_err(other)?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Store { shared: Arc::new(Shared { sender, closing, health, commits, thread }), reader })
+    }
+
+    /// Enters the slot into the ledger as running.
+    ///
+    /// Gives [`StoreError::SlotTaken`] if a row with this planned time is there already.
+    pub async fn begin_slot(&self, slot: SlotId, started: UnixMicros) -> Result<(), StoreError> {
+        self.write(Operation::BeginSlot { slot, started }).await.map(drop)
+    }
+
+    /// Notes how a running slot ended, together with its results: all or nothing.
+    ///
+    /// Gives the results' revisions, in their order. [`StoreError::SlotNotRunning`] if the slot was not
+    /// begun or has ended; [`StoreError::Refused`] if a run of this name is stored already.
+    pub async fn finish_slot(
+        &self,
+        slot: SlotId,
+        state: SlotState,
+        reason: Option<SlotReason>,
+        ended: UnixMicros,
+        results: Vec<NewResult>,
+    ) -> Result<Vec<i64>, StoreError> {
+        let finish = Finish { slot, state, reason, ended, results };
+        match self.write(Operation::FinishSlot(finish)).await? {
+            Done::Revisions(revisions) => Ok(revisions),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Enters a slot that was not tried, or a gap of several, into the ledger.
+    ///
+    /// Changes nothing and gives `false` if a row with just this planned time is there already.
+    pub async fn record_slots(&self, row: SlotRow) -> Result<bool, StoreError> {
+        self.write_and_count(Operation::RecordSlots(row)).await.map(|added| added > 0)
+    }
+
+    /// Marks what a perfd that died left running as aborted; to be called once, at the start.
+    /// Gives the number of slots.
+    pub async fn abort_unfinished(&self, now: UnixMicros) -> Result<u64, StoreError> {
+        self.write_and_count(Operation::AbortUnfinished { now }).await
+    }
+
+    /// Takes back that slots planned after `now` were missed: the clock was ahead, and they are yet to
+    /// come due. A gap that straddles `now` is shortened to what `grid` says had come due.
+    /// Gives the number of slots taken back.
+    pub async fn forget_missed_after(&self, experiment: &str, grid: &Grid, now: UnixMicros) -> Result<u64, StoreError> {
+        let (experiment, grid) = (experiment.to_owned(), *grid);
+        self.write_and_count(Operation::ForgetMissedAfter { experiment, grid, now }).await
+    }
+
+    /// Whether the store can be written, and word of every change.
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.shared.health.clone()
+    }
+
+    /// How many transactions were committed since the store was opened.
+    pub fn transactions(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    /// What reads the store.
+    pub fn reader(&self) -> &StoreReader {
+        &self.reader
+    }
+
+    /// Commits what waits and ends the writer, within `deadline` (and one attempt) even if the store
+    /// can't be written: then it gives [`StoreError::Failing`], as each waiting caller gets it.
+    pub async fn close(&self, deadline: Duration) -> Result<(), StoreError> {
+        let Some(thread) = self.shared.request_end(deadline) else { return Ok(()) };
+        match tokio::task::spawn_blocking(move || thread.join()).await {
+            Ok(Ok(result)) => result,
+            _ => Err(StoreError::Closed),
+        }
+    }
+
+    async fn write(&self, operation: Operation) -> Result<Done, StoreError> {
+        let (job, done) = Job::new(operation);
+        self.shared.sender.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
+        done.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn write_and_count(&self, operation: Operation) -> Result<u64, StoreError> {
+        match self.write(operation).await? {
+            Done::Count(count) => Ok(count),
+            _ => Ok(0),
+        }
+    }
+}
+
+impl Shared {
+    /// Tells the writer to end; gives its thread to whoever asks first.
+    fn request_end(&self, deadline: Duration) -> Option<JoinHandle<Result<(), StoreError>>> {
+        self.closing.request(Instant::now() + deadline);
+        // If the queue is full, the writer is awake, and looks after this batch.
+        let _ = self.sender.try_send(Message::Wake);
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(thread) = self.request_end(Duration::ZERO) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What the store can be asked, each as one short read.
+
+use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
+
+use super::rows::{result_row, select_results, select_slots, slot_row};
+use crate::clock::UnixMicros;
+use crate::measurement::{ResultRow, RunId};
+use crate::slot::{SlotRow, SlotState};
+
+/// How many revisions one page examines at most, so that a filter that matches little among millions
+/// of rows never makes a long read.
+pub const WINDOW: i64 = 20_000;
+
+/// Which results are wanted; what is absent does not restrict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The name of the instance.
+    pub source: Option<String>,
+    /// The experiment's name.
+    pub experiment: Option<String>,
+    /// Bytes of payload, exactly.
+    pub size: Option<u64>,
+    /// The outcome's word (`complete`, `timeout`, `failed`); another word matches nothing.
+    pub outcome: Option<String>,
+    /// START at this moment or later.
+    pub since: Option<UnixMicros>,
+    /// START before this moment.
+    pub until: Option<UnixMicros>,
+}
+
+/// In which order pages are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// From the lowest revision up: for those who follow.
+    #[default]
+    Oldest,
+    /// From the highest revision down: for those who look at the latest.
+    Newest,
+}
+
+/// Some results, and where to go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// In the order asked for; may be fewer than asked for, even none, before the end is reached.
+    pub rows: Vec<ResultRow>,
+    /// The revision to continue after; `None` if there was nothing more at the time of the read.
+    pub next: Option<i64>,
+    /// The highest revision given to any row, at the time of the read. Who read [`Order::Oldest`] to
+    /// the end continues after it later, and gets what was added meanwhile.
+    pub latest: i64,
+}
+
+/// How an experiment is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExperimentSummary {
+    /// The experiment's name.
+    pub experiment: String,
+    /// The latest START of a complete run.
+    pub last_success: Option<UnixMicros>,
+    /// The run with the latest START.
+    pub last_result: Option<LastResult>,
+}
+
+/// The latest run, in brief.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastResult {
+    /// Its START.
+    pub start: UnixMicros,
+    /// Its outcome's word.
+    pub outcome: String,
+}
+
+/// How many slots of an experiment are in which state (a gap counts as the slots it stands for).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the states' names say it")]
+pub struct SlotCounts {
+    pub running: u64,
+    pub done: u64,
+    pub skipped: u64,
+    pub aborted: u64,
+    pub missed: u64,
+}
+
+/// Results by revision. A filter that restricts the time is answered by the index if it leaves few
+/// candidates; otherwise a window of revisions is looked through.
+pub(super) fn results_page(
+    conn: &Connection,
+    filter: &Filter,
+    after: Option<i64>,
+    order: Order,
+    max_rows: usize,
+) -> Result<Page> {
+    // One transaction, so that `next` and `latest` speak of the same moment as the rows.
+    let snapshot = conn.unchecked_transaction()?;
+    let latest = latest_revision(&snapshot)?;
+    let max_rows = max_rows.clamp(1, WINDOW as usize);
+    let after = after.unwrap_or(match order {
+        Order::Oldest => i64::MIN,
+        Order::Newest => i64::MAX,
+    });
+    let (low, high) = match order {
+        Order::Oldest => (after.saturating_add(1), i64::MAX),
+        Order::Newest => (i64::MIN, after.saturating_sub(1)),
+    };
+    if few_candidates(&snapshot, filter)? {
+        let (rows, next) = select(&snapshot, filter, index_of(filter), (low, high), order, max_rows)?;
+        return Ok(Page { rows, next, latest });
+    }
+    let Some((low, high, beyond)) = window(&snapshot, low, high, order)? else {
+        return Ok(Page { rows: Vec::new(), next: None, latest });
+    };
+    let (rows, next) = select(&snapshot, filter, "", (low, high), order, max_rows)?;
+    Ok(Page { rows, next: next.or(beyond), latest })
+}
+
+/// The index that finds what `filter` lets through by START.
+fn index_of(filter: &Filter) -> &'static str {
+    if filter.experiment.is_some() { "INDEXED BY result_experiment_start" } else { "INDEXED BY result_start" }
+}
+
+/// Whether the index alone leaves no more rows than a window would hold.
+fn few_candidates(conn: &Connection, filter: &Filter) -> Result<bool> {
+    if filter.experiment.is_none() && filter.since.is_none() && filter.until.is_none() {
+        return Ok(false);
+    }
+    let (since, until) = start_range(filter);
+    let experiment = filter.experiment.as_ref().map_or("", |_| "experiment = :experiment AND");
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM result {} \
+         WHERE {experiment} start_us BETWEEN :since AND :until LIMIT :window)",
+        index_of(filter)
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let row = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let count = match &filter.experiment {
+        Some(name) => statement
+            .query_row(named_params! {":experiment": name, ":since": since, ":until": until, ":window": WINDOW}, row)?,
+        None => statement.query_row(named_params! {":since": since, ":until": until, ":window": WINDOW}, row)?,
+    };
+    Ok(count < WINDOW)
+}
+
+/// The first window of revisions within the range, and where the next one continues, if anything
+/// lies beyond it. `None` if nothing lies in the range.
+fn window(conn: &Connection, low: i64, high: i64, order: Order) -> Result<Option<(i64, i64, Option<i64>)>> {
+    let first = |aggregate: &str, low: i64, high: i64| -> Result<Option<i64>> {
+        let sql = format!("SELECT {aggregate}(revision) FROM result WHERE revision BETWEEN ?1 AND ?2");
+        conn.prepare_cached(&sql)?.query_row([low, high], |row| row.get(0))
+    };
+    Ok(match order {
+        Order::Oldest => first("min", low, high)?.map(|first_in| (first_in, first_in.saturating_add(WINDOW - 1))),
+        Order::Newest => first("max", low, high)?.map(|first_in| (first_in.saturating_sub(WINDOW - 1), first_in)),
+    }
+    .map(|(low, high)| -> Result<_> {
+        let (last_in, beyond) = match order {
+            Order::Oldest => (high, first("min", high.saturating_add(1), i64::MAX)?),
+            Order::Newest => (low, first("max", i64::MIN, low.saturating_sub(1))?),
+        };
+        Ok((low, high, beyond.map(|_| last_in)))
+    })
+    .transpose()?)
+}
+
+/// The rows that `filter` lets through, and the revision to continue after if `max_rows` cut them off.
+fn select(
+    conn: &Connection,
+    filter: &Filter,
+    index: &str,
+    (low, high): (i64, i64),
+    order: Order,
+    max_rows: usize,
+) -> Result<(Vec<ResultRow>, Option<i64>)> {
+    let (since, until) = start_range(filter);
+    let direction = match order {
+        Order::Oldest => "ASC",
+        Order::Newest => "DESC",
+    };
+    let experiment = match filter.experiment {
+        Some(_) => "experiment = :experiment",
+        None => ":experiment IS NULL",
+    };
+    let sql = select_results(&format!(
+        "{index} WHERE {experiment} AND start_us BETWEEN :since AND :until AND revision BETWEEN :low AND :high \
+         AND (:source IS NULL OR source = :source) AND (:size IS NULL OR size = :size) \
+         AND (:outcome IS NULL OR outcome = :outcome) ORDER BY revision {direction} LIMIT :limit"
+    ));
+    let mut statement = conn.prepare_cached(&sql)?;
+    let size = filter.size.map(|size| i64::try_from(size).unwrap_or(-1));
+    let rows = statement.query_map(
+        named_params! {
+            ":experiment": filter.experiment, ":since": since, ":until": until, ":low": low, ":high": high,
+            ":source": filter.source, ":size": size, ":outcome": filter.outcome,
+            ":limit": max_rows as i64 + 1,
+        },
+        result_row,
+    )?;
+    let mut rows = rows.collect::<Result<Vec<_>>>()?;
+    let more = rows.len() > max_rows;
+    rows.truncate(max_rows);
+    let next = rows.last().filter(|_| more).map(|row| row.revision);
+    Ok((rows, next))
+}
+
+/// The first and the last START that `filter` lets through.
+fn start_range(filter: &Filter) -> (i64, i64) {
+    let since = filter.since.map_or(i64::MIN, |since| since.0);
+    let until = filter.until.map_or(i64::MAX, |until| until.0.saturating_sub(1));
+    (since, until)
+}
+
+/// The run of this name, and the text of the configuration it was made under.
+pub(super) fn result(conn: &Connection, id: &RunId) -> Result<Option<(ResultRow, String)>> {
+    let snapshot = conn.unchecked_transaction()?;
+    let row = snapshot.prepare_cached(&select_results("WHERE id = ?1"))?.query_row([id.as_str()], result_row);
+    let Some(row) = row.optional()? else { return Ok(None) };
+    let body = configuration(&snapshot, row.configuration)?.unwrap_or_default();
+    Ok(Some((row, body)))
+}
+
+/// The text of the configuration of this number.
+pub(super) fn configuration(conn: &Connection, id: i64) -> Result<Option<String>> {
+    conn.prepare_cached("SELECT body FROM configuration WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()
+}
+
+/// How each of these experiments is doing, by one look into an index per question.
+pub(super) fn summaries(conn: &Connection, experiments: &[String]) -> Result<Vec<ExperimentSummary>> {
+    let mut success = conn.prepare_cached(
+        "SELECT max(start_us) FROM result INDEXED BY result_success WHERE experiment = ?1 AND outcome = 'complete'",
+    )?;
+    let mut last = conn.prepare_cached(
+        "SELECT start_us, outcome FROM result INDEXED BY result_experiment_start WHERE experiment = ?1 \
+         ORDER BY start_us DESC LIMIT 1",
+    )?;
+    let mut summary = |experiment: &String| -> Result<ExperimentSummary> {
+        let last_success = success.query_row([experiment], |row| row.get::<_, Option<i64>>(0))?.map(UnixMicros);
+        let last_result = last
+            .query_row([experiment], |row| Ok(LastResult { start: UnixMicros(row.get(0)?), outcome: row.get(1)? }))
+            .optional()?;
+        Ok(ExperimentSummary { experiment: experiment.clone(), last_success, last_result })
+    };
+    experiments.iter().map(&mut summary).collect()
+}
+
+/// The experiments that have results, by name; one step in the index for each.
+pub(super) fn experiments(conn: &Connection) -> Result<Vec<String>> {
+    let mut next = conn.prepare_cached(
+        "WITH RECURSIVE name (name) AS (SELECT min(experiment) FROM result UNION ALL \
+         SELECT (SELECT min(experiment) FROM result WHERE experiment > name.name) FROM name WHERE name.name IS NOT NULL) \
+         SELECT name FROM name WHERE name IS NOT NULL",
+    )?;
+    next.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The slot or gap with the latest planned time.
+pub(super) fn last_slot(conn: &Connection, experiment: &str) -> Result<Option<SlotRow>> {
+    conn.prepare_cached(&select_slots("WHERE experiment = ?1 ORDER BY planned_last_us DESC LIMIT 1"))?
+        .query_row([experiment], slot_row)
+        .optional()
+}
+
+/// Slots planned within `from <= planned < until`, gaps that reach into it included, earliest first.
+/// Rows don't overlap, so the last row planned before `from` is the only one that can reach into it.
+pub(super) fn slots_between(
+    conn: &Connection,
+    experiment: &str,
+    from: UnixMicros,
+    until: UnixMicros,
+    limit: usize,
+) -> Result<Vec<SlotRow>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX).min(WINDOW);
+    conn.prepare_cached(&select_slots(
+        "WHERE experiment = ?1 AND planned_last_us >= ?2 AND planned_us < ?3 AND planned_us >= \
+         coalesce((SELECT max(planned_us) FROM slot WHERE experiment = ?1 AND planned_us <= ?2), ?2) \
+         ORDER BY planned_us LIMIT ?4",
+    ))?
+    .query_map(params![experiment, from.0, until.0, limit], slot_row)?
+    .collect()
+}
+
+/// How many slots of an experiment are in which state.
+pub(super) fn slot_counts(conn: &Connection, experiment: &str) -> Result<SlotCounts> {
+    let mut counts = SlotCounts::default();
+    let mut statement = conn.prepare_cached("SELECT state, slots FROM slot_count WHERE experiment = ?1")?;
+    let mut rows = statement.query([experiment])?;
+    while let Some(row) = rows.next()? {
+        let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+        match SlotState::parse(&row.get::<_, String>(0)?) {
+            Some(SlotState::Running) => counts.running = count,
+            Some(SlotState::Done) => counts.done = count,
+            Some(SlotState::Skipped) => counts.skipped = count,
+            Some(SlotState::Aborted) => counts.aborted = count,
+            Some(SlotState::Missed) => counts.missed = count,
+            None => {}
+        }
+    }
+    Ok(counts)
+}
+
+/// The highest revision ever given; 0 if none was.
+pub(super) fn latest_revision(conn: &Connection) -> Result<i64> {
+    conn.prepare_cached("SELECT value FROM counter WHERE name = 'revision'")?.query_row([], |row| row.get(0))
+}

@@ -1,0 +1,159 @@
+//! A few connections that only read.
+//!
+//! In WAL mode they neither wait for the writer nor hold it up; but a long read would keep the log
+//! from being emptied, so each read is short and rows are handed out as plain data.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::connection::open_for_reading;
+use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts};
+use super::{StoreError, StoreOptions};
+use crate::clock::UnixMicros;
+use crate::measurement::{ResultRow, RunId};
+use crate::slot::SlotRow;
+
+/// Reads the store: a handle that can be cloned; all clones share the connections.
+///
+/// Every read gives [`StoreError::Busy`] if no connection becomes free in time and
+/// [`StoreError::Unreadable`] if SQLite fails. Its methods must be called inside a tokio runtime.
+#[derive(Clone)]
+pub struct StoreReader {
+    pool: Arc<Pool>,
+}
+
+struct Pool {
+    path: PathBuf,
+    wait: Duration,
+    busy_timeout: Duration,
+    turns: Arc<Semaphore>,
+    /// Those not in use, opened when first needed.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl StoreReader {
+    /// A reader of the file at `path`, which need not be there yet.
+    pub(super) fn new(path: &Path, options: &StoreOptions) -> Self {
+        let pool = Pool {
+            path: path.to_owned(),
+            wait: options.read_wait,
+            busy_timeout: options.busy_timeout,
+            turns: Arc::new(Semaphore::new(options.readers.max(1))),
+            idle: Mutex::new(Vec::new()),
+        };
+        StoreReader { pool: Arc::new(pool) }
+    }
+
+    /// Results by revision: those after `after` in this order (all, if `None`), at most `max_rows`
+    /// (1 to [`WINDOW`](super::WINDOW)).
+    ///
+    /// A page may hold fewer rows than there are, even none: the end is reached only when its `next`
+    /// is `None`. Rows that are added between two pages are neither skipped nor repeated: they come
+    /// last in [`Order::Oldest`] and are not seen in [`Order::Newest`].
+    pub async fn results_page(
+        &self,
+        filter: &Filter,
+        after: Option<i64>,
+        order: Order,
+        max_rows: usize,
+    ) -> Result<Page, StoreError> {
+        let filter = filter.clone();
+        self.read(move |conn| query::results_page(conn, &filter, after, order, max_rows)).await
+    }
+
+    /// The run of this name, and the text of the configuration it was made under.
+    pub async fn result(&self, id: &RunId) -> Result<Option<(ResultRow, String)>, StoreError> {
+        let id = id.clone();
+        self.read(move |conn| query::result(conn, &id)).await
+    }
+
+    /// The text of the configuration of this number.
+    pub async fn configuration(&self, id: i64) -> Result<Option<String>, StoreError> {
+        self.read(move |conn| query::configuration(conn, id)).await
+    }
+
+    /// How each of these experiments is doing, in this order; one without results has `None`s.
+    pub async fn summaries(&self, experiments: Vec<String>) -> Result<Vec<ExperimentSummary>, StoreError> {
+        self.read(move |conn| query::summaries(conn, &experiments)).await
+    }
+
+    /// The names of all experiments that have results, sorted.
+    pub async fn experiments(&self) -> Result<Vec<String>, StoreError> {
+        self.read(query::experiments).await
+    }
+
+    /// The latest START of a complete run of any experiment.
+    pub async fn last_success(&self) -> Result<Option<UnixMicros>, StoreError> {
+        let summaries = self.read(|conn| query::summaries(conn, &query::experiments(conn)?)).await?;
+        Ok(summaries.iter().filter_map(|summary| summary.last_success).max())
+    }
+
+    /// The experiment's slot or gap with the latest planned time.
+    pub async fn last_slot(&self, experiment: &str) -> Result<Option<SlotRow>, StoreError> {
+        let experiment = experiment.to_owned();
+        self.read(move |conn| query::last_slot(conn, &experiment)).await
+    }
+
+    /// Slots planned within `from <= planned < until`, gaps that reach into it included, earliest
+    /// first, at most `limit` (and [`WINDOW`](super::WINDOW)) rows.
+    pub async fn slots_between(
+        &self,
+        experiment: &str,
+        from: UnixMicros,
+        until: UnixMicros,
+        limit: usize,
+    ) -> Result<Vec<SlotRow>, StoreError> {
+        let experiment = experiment.to_owned();
+        self.read(move |conn| query::slots_between(conn, &experiment, from, until, limit)).await
+    }
+
+    /// How many slots of the experiment are in which state.
+    pub async fn slot_counts(&self, experiment: &str) -> Result<SlotCounts, StoreError> {
+        let experiment = experiment.to_owned();
+        self.read(move |conn| query::slot_counts(conn, &experiment)).await
+    }
+
+    /// The highest revision ever given; 0 if none was.
+    pub async fn latest_revision(&self) -> Result<i64, StoreError> {
+        self.read(query::latest_revision).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let turns = Arc::clone(&self.pool.turns);
+        let turn = match tokio::time::timeout(self.pool.wait, turns.acquire_owned()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_)) => return Err(StoreError::Closed),
+            Err(_) => return Err(StoreError::Busy),
+        };
+        let pool = Arc::clone(&self.pool);
+        // The turn moves along: a caller that goes away does not free it before the read has ended.
+        let work = tokio::task::spawn_blocking(move || {
+            let answer = pool.ask(question);
+            drop(turn);
+            answer
+        });
+        let answer = work.await.map_err(|_| StoreError::Closed)?;
+        answer.map_err(|error| StoreError::Unreadable(error.to_string()))
+    }
+}
+
+impl Pool {
+    fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => open_for_reading(&self.path, self.busy_timeout)?,
+        };
+        let answer = question(&conn)?;
+        // After an error the connection is closed: the next read sees what is at the path by then.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        Ok(answer)
+    }
+}

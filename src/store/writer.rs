@@ -1,0 +1,266 @@
+//! The one thread that writes.
+//!
+//! It owns the one writing connection. Whatever waits goes into one transaction, and a caller hears
+//! of its request only after the commit. While the store can't be written, the batch is kept and
+//! tried again with a growing pause; callers wait, and the bounded queue makes further ones wait.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::StoreOptions;
+use super::connection::{FileId, open_for_writing};
+use super::error::{StoreError, StoreHealth};
+use super::operation::{Done, Fault, Operation, apply};
+use crate::clock::UnixMicros;
+
+/// What the writer is sent.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Something to write.
+    Job(Job),
+    /// Nothing; the writer is to look whether it shall end.
+    Wake,
+}
+
+/// An operation and the caller that waits for it.
+#[derive(Debug)]
+pub(super) struct Job {
+    operation: Operation,
+    done: oneshot::Sender<Result<Done, StoreError>>,
+    /// Whether a transaction with it has failed before.
+    tried: bool,
+}
+
+impl Job {
+    /// The job, and where its caller hears of it.
+    pub(super) fn new(operation: Operation) -> (Self, oneshot::Receiver<Result<Done, StoreError>>) {
+        let (done, receiver) = oneshot::channel();
+        (Job { operation, done, tried: false }, receiver)
+    }
+
+    /// A slot whose caller has gone has nobody to run it, so it must not begin.
+    fn taken_back(&self) -> bool {
+        self.done.is_closed() && matches!(self.operation, Operation::BeginSlot { .. })
+    }
+}
+
+/// When the writer shall end: set once, from outside.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    deadline: Mutex<Option<Instant>>,
+    changed: Condvar,
+}
+
+impl Closing {
+    /// The writer shall write what waits and end, by `deadline` even if the store can't be written.
+    pub(super) fn request(&self, deadline: Instant) {
+        self.lock().get_or_insert(deadline);
+        self.changed.notify_all();
+    }
+
+    fn requested(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Waits before another attempt; false says to give up instead. An end that was requested
+    /// shortens the pause to `hurried`.
+    fn pause(&self, long: Duration, hurried: Duration) -> bool {
+        let begun = Instant::now();
+        let mut deadline = self.lock();
+        loop {
+            let now = Instant::now();
+            let until = match *deadline {
+                Some(end) if now >= end => return false,
+                Some(end) => end.min(begun + long.min(hurried)),
+                None => begun + long,
+            };
+            if now >= until {
+                return true;
+            }
+            let waited = self.changed.wait_timeout(deadline, until - now);
+            deadline = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writer's state; [`Writer::run`] is its thread.
+pub(super) struct Writer {
+    pub path: PathBuf,
+    pub options: StoreOptions,
+    /// The file that was opened: another one at the same path is not written to.
+    pub file: FileId,
+    pub conn: Option<Connection>,
+    pub receiver: mpsc::Receiver<Message>,
+    pub closing: Arc<Closing>,
+    pub health: watch::Sender<StoreHealth>,
+    /// How many transactions were committed.
+    pub commits: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Writes until the end is requested and nothing waits any more, or its deadline has passed.
+    pub(super) fn run(mut self) -> Result<(), StoreError> {
+        while let Some(batch) = self.next_batch() {
+            if let Err(error) = self.write(batch) {
+                self.receiver.close();
+                while let Some(message) = self.receiver.blocking_recv() {
+                    answer(message, &error);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for something to write; `None` is the end.
+    fn next_batch(&mut self) -> Option<Vec<Job>> {
+        if self.closing.requested() {
+            self.receiver.close();
+        }
+        let mut batch = Vec::new();
+        if let Message::Job(job) = self.receiver.blocking_recv()? {
+            batch.push(job);
+        }
+        Some(batch)
+    }
+
+    /// Adds what else is waiting, up to the cap, and drops what was taken back.
+    fn fill(&mut self, batch: &mut Vec<Job>) {
+        while batch.len() < self.options.batch.max(1) {
+            match self.receiver.try_recv() {
+                Ok(Message::Job(job)) => batch.push(job),
+                Ok(Message::Wake) => {}
+                Err(_) => break,
+            }
+        }
+        batch.retain(|job| !job.taken_back());
+    }
+
+    /// Writes the batch, however long it takes; an error says that it had to give up.
+    fn write(&mut self, mut batch: Vec<Job>) -> Result<(), StoreError> {
+        let mut pause = self.options.first_pause;
+        loop {
+            self.fill(&mut batch);
+            // While the store fails, an empty batch is tried too, so that health turns green by itself.
+            if batch.is_empty() && (*self.health.borrow() == StoreHealth::Ok || self.closing.requested()) {
+                return Ok(());
+            }
+            let error = match self.attempt(&batch) {
+                Ok(results) => {
+                    self.turn_green();
+                    for (job, result) in batch.into_iter().zip(results) {
+                        // A caller that has gone does not want to know.
+                        let _ = job.done.send(result);
+                    }
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            self.turn_red(&error);
+            batch.iter_mut().for_each(|job| job.tried = true);
+            if !self.closing.pause(pause, self.options.first_pause) {
+                let error = StoreError::Failing(error);
+                batch.into_iter().for_each(|job| answer(Message::Job(job), &error));
+                return Err(error);
+            }
+            pause = (pause * 2).min(self.options.last_pause);
+        }
+    }
+
+    /// One transaction with the whole batch; what each request came to, or the store's error.
+    fn attempt(&mut self, batch: &[Job]) -> Result<Vec<Result<Done, StoreError>>, String> {
+        // A file that was moved away still takes writes, and they would be lost with it.
+        if FileId::of(&self.path).ok() != Some(self.file) {
+            return Err("the file was moved away or replaced while perfd had it open; \
+                        put it back, or restart perfd to go on with what is there now"
+                .to_owned());
+        }
+        let outcome = self.transact(batch);
+        let result = outcome.map_err(|error| {
+            let passing = matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
+            );
+            if !passing || self.conn.as_ref().is_some_and(|conn| !conn.is_autocommit()) {
+                self.conn = None;
+            }
+            error.to_string()
+        })?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(result)
+    }
+
+    fn transact(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Done, StoreError>>> {
+        let conn = match &mut self.conn {
+            Some(conn) => conn,
+            closed => closed.insert(open_for_writing(&self.path, false, self.options.busy_timeout)?),
+        };
+        #[cfg(test)]
+        if let Some(hook) = &self.options.before_transaction {
+            hook(conn);
+        }
+        let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if batch.is_empty() {
+            transaction.execute("UPDATE counter SET value = value", [])?;
+        }
+        let mut results = Vec::with_capacity(batch.len());
+        for job in batch {
+            // In a savepoint of its own, a request that breaks a rule leaves the others' untouched.
+            let savepoint = transaction.savepoint()?;
+            match apply(&savepoint, &job.operation, job.tried) {
+                Ok(done) => {
+                    savepoint.commit()?;
+                    results.push(Ok(done));
+                }
+                Err(Fault::Request(error)) => {
+                    savepoint.finish()?;
+                    results.push(Err(error));
+                }
+                Err(Fault::Store(error)) => return Err(error),
+            }
+        }
+        transaction.commit()?;
+        Ok(results)
+    }
+
+    fn turn_red(&self, error: &str) {
+        self.health.send_if_modified(|health| match health {
+            StoreHealth::Ok => {
+                tracing::error!(path = %self.path.display(), error, "the store cannot be written; what is to be written waits");
+                *health = StoreHealth::Failing { since: UnixMicros::now(), error: error.to_owned() };
+                true
+            }
+            StoreHealth::Failing { error: known, .. } if known == error => false,
+            StoreHealth::Failing { error: known, .. } => {
+                *known = error.to_owned();
+                true
+            }
+        });
+    }
+
+    fn turn_green(&self) {
+        self.health.send_if_modified(|health| {
+            let was_red = *health != StoreHealth::Ok;
+            if was_red {
+                tracing::info!(path = %self.path.display(), "the store can be written again");
+            }
+            *health = StoreHealth::Ok;
+            was_red
+        });
+    }
+}
+
+fn answer(message: Message, error: &StoreError) {
+    if let Message::Job(job) = message {
+        let _ = job.done.send(Err(error.clone()));
+    }
+}
