@@ -11,11 +11,16 @@ use serde::Serialize;
 
 use crate::clock::UnixMicros;
 
-/// A run's globally unique name: 32 lower-case hexadecimal digits, 128 bits from the system's generator.
+/// A run's globally unique name: 32 lower-case hexadecimal digits, 128 random bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct RunId(String);
 
 impl RunId {
+    /// A name that no run had before.
+    pub fn random() -> Self {
+        Self::from_bits(rand::random())
+    }
+
     /// The name made of these 128 bits.
     pub fn from_bits(bits: u128) -> Self {
         RunId(format!("{bits:032x}"))
@@ -347,6 +352,18 @@ pub struct Measurement {
     pub isolated: Option<bool>,
     /// Whether every byte of the payload was compared with what was sent.
     pub verified: bool,
+}
+
+impl Measurement {
+    /// µs from START until the first byte of the payload had come.
+    pub fn time_to_first_byte(&self) -> Option<u64> {
+        self.steps.deciles[0]
+    }
+
+    /// µs from START until the payload was complete.
+    pub fn time_to_last_byte(&self) -> Option<u64> {
+        self.steps.data_complete
+    }
 }
 
 /// A measurement as the store keeps it and the exporters show it.

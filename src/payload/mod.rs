@@ -4,6 +4,7 @@
 //! that never leaves this instance. So perfd can compare every byte that comes back, and no relay on
 //! the path can predict, cache or make up a payload to look fast.
 
+pub mod in_flight;
 pub mod secret;
 
 use hmac::{Hmac, KeyInit, Mac};

@@ -1,2 +1,331 @@
-//! temp
+//! Working off the schedule: each experiment waits for its slots, has them measured, and hands result
+//! and slot to the store in one piece.
+//!
+//! One task an experiment, so that runs of one experiment never overlap and those of another are not
+//! held up. What is due is decided in [`plan`]; this module only carries it out.
+
+mod board;
 pub mod plan;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use board::{Board, Doing};
+
+use crate::clock::{Clock, UnixMicros};
+use crate::config::{Experiment, PublicAddress};
+use crate::measurement::{Measurement, Outcome, Request, RunId};
+use crate::payload::Secret;
+use crate::payload::in_flight::InFlight;
+use crate::probe::Prober;
+use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
+use crate::store::{NewResult, Store, StoreError};
+use plan::{Due, Gap, Plan};
+
+/// The clock is looked at at least this often while a slot is waited for, so that a step of it is noticed.
+const HOP: Duration = Duration::from_secs(1);
+
+/// The most slots after a clock that stepped back that are asked of the store.
+const TAKEN_LIMIT: usize = 100_000;
+
+/// Why an experiment's task ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    /// The store is closed, or can't be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The measuring thread is gone.
+    #[error("the measuring thread has ended")]
+    ProberGone,
+}
+
+/// What all experiments share.
+#[derive(Clone)]
+pub struct Means {
+    /// The wall clock.
+    pub clock: Clock,
+    /// Where slots and results go.
+    pub store: Store,
+    /// What measures.
+    pub prober: Prober,
+    /// What the payloads are keyed with.
+    pub secret: Secret,
+    /// The runs under way.
+    pub in_flight: InFlight,
+    /// What the experiments are doing.
+    pub board: Board,
+}
+
+/// One experiment, with all that it needs to run.
+pub struct Experimenter {
+    /// What is measured, and when.
+    pub experiment: Experiment,
+    /// The SOCKS address of its tor.
+    pub socks: std::net::SocketAddr,
+    /// The instance's name.
+    pub source: String,
+    /// What is fetched from; without it every slot is skipped.
+    pub public: Option<PublicAddress>,
+    /// The configuration in force, as it is stored beside each result.
+    pub configuration: String,
+    /// What all experiments share.
+    pub means: Means,
+}
+
+/// How long the last slot took, to tell why slots that came due meanwhile were not run.
+struct Occupied {
+    begun: UnixMicros,
+    measuring: Duration,
+    total: Duration,
+}
+
+impl Experimenter {
+    /// Works off the schedule until `shutdown`; a run under way is then cut off and its slot aborted.
+    ///
+    /// # Errors
+    /// If the store or the measuring thread is gone. Failed runs are no errors, and while the store
+    /// can't be written this waits for it.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), SchedulerError> {
+        let mut plan = self.take_up().await?;
+        let mut occupied = None;
+        while !shutdown.is_cancelled() {
+            match plan.due(self.means.clock.now()) {
+                Due::Later(next) => {
+                    occupied = None;
+                    self.means.board.report(&self.experiment.name, Doing::Waiting { next }, Some(HOP));
+                    let hop = next.since(self.means.clock.now()).min(HOP);
+                    pause(hop, &shutdown).await;
+                }
+                Due::Run(planned) => {
+                    occupied = self.slot(planned, &shutdown).await?;
+                    plan.account(planned);
+                }
+                Due::Gap(gap) => {
+                    self.record_gap(gap, occupied.as_ref()).await?;
+                    plan.account(gap.last);
+                }
+                Due::SteppedBack => {
+                    warn!(
+                        experiment = self.experiment.name,
+                        "the clock was stepped back; going on in the slots that are free"
+                    );
+                    self.rewind(&mut plan, self.means.clock.now()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn grid(&self) -> Grid {
+        Grid::new(self.experiment.every, self.experiment.offset)
+    }
+
+    /// Picks up where the ledger ends: what came due while perfd was not running was missed.
+    async fn take_up(&self) -> Result<Plan, SchedulerError> {
+        let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
+        let (store, now) = (&self.means.store, self.means.clock.now());
+        let mut plan = Plan::new(self.grid(), plan::grace(every, timeout, jitter), now);
+        let Some(last) = store.reader().last_slot(name).await? else { return Ok(plan) };
+        if last.planned_last > now {
+            self.rewind(&mut plan, now).await?;
+            return Ok(plan);
+        }
+        let grid = self.grid();
+        let count = grid.count_between(last.planned_last, now);
+        if count > 0 {
+            let gap = Gap { first: grid.next_after(last.planned_last), last: grid.latest_at(now), count };
+            self.record_gap(gap, None).await?;
+        }
+        Ok(plan)
+    }
+
+    async fn rewind(&self, plan: &mut Plan, now: UnixMicros) -> Result<(), SchedulerError> {
+        let (store, name) = (&self.means.store, &self.experiment.name);
+        store.forget_missed_after(name, &self.grid(), now).await?;
+        let rows = store.reader().slots_between(name, now, UnixMicros(i64::MAX), TAKEN_LIMIT).await?;
+        let grid = self.grid();
+        let taken = rows.iter().flat_map(|row| {
+            let planned_times = std::iter::successors(Some(row.planned), move |t| Some(grid.next_after(*t)));
+            planned_times.take_while(|planned| *planned <= row.planned_last)
+        });
+        plan.resume(now, taken.take(TAKEN_LIMIT));
+        Ok(())
+    }
+
+    /// Tries one slot. Returns how long that took, unless it was skipped at once.
+    async fn slot(
+        &self,
+        planned: UnixMicros,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Occupied>, SchedulerError> {
+        let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
+        let Means { clock, store, board, .. } = &self.means;
+        let Some(public) = &self.public else {
+            let gap = Gap { first: planned, last: planned, count: 1 };
+            self.record(gap, SlotState::Skipped, Some(SlotReason::NoPublicHost)).await?;
+            return Ok(None);
+        };
+
+        let jitter_drawn = plan::jitter_of(name, planned, jitter);
+        board.report(name, Doing::Waiting { next: planned }, Some(jitter_drawn));
+        pause(planned.plus(jitter_drawn).since(clock.now()).min(jitter_drawn), shutdown).await;
+        if shutdown.is_cancelled() {
+            return Ok(None);
+        }
+
+        let (begun, since) = (clock.now(), Instant::now());
+        let slot = SlotId { experiment: name.clone(), planned };
+        board.report(name, Doing::Storing, None);
+        match store.begin_slot(slot.clone(), begun).await {
+            Err(StoreError::SlotTaken(_)) => {
+                warn!(experiment = name, slot = %planned, "this slot is in the ledger already; not run again");
+                return Ok(None);
+            }
+            other => other?,
+        }
+        if since.elapsed() > plan::grace(every, timeout, jitter) {
+            // The store could not be written for so long that a run would reach into the next slot.
+            self.end_slot(slot, SlotState::Skipped, Some(SlotReason::StoreDown), Vec::new()).await?;
+            return Ok(Some(Occupied { begun, measuring: Duration::ZERO, total: since.elapsed() }));
+        }
+
+        let request = self.request(public);
+        let run_id = request.id.clone();
+        board.report(name, Doing::Running { planned, run_id: run_id.clone() }, Some(timeout));
+        let in_flight = self.means.in_flight.enter(run_id);
+        let measured = tokio::select! {
+            measured = self.means.prober.measure(request) => Some(measured.ok_or(SchedulerError::ProberGone)?),
+            () = shutdown.cancelled() => None,
+        };
+        drop(in_flight);
+        let measuring = since.elapsed();
+
+        board.report(name, Doing::Storing, None);
+        match measured {
+            Some(measurement) => {
+                let result = self.result(planned, measurement.clone());
+                if self.end_slot(slot, SlotState::Done, None, vec![result]).await? {
+                    log_run(name, &measurement);
+                }
+            }
+            None => {
+                self.end_slot(slot, SlotState::Aborted, Some(SlotReason::Shutdown), Vec::new()).await?;
+            }
+        }
+        Ok(Some(Occupied { begun, measuring, total: since.elapsed() }))
+    }
+
+    fn request(&self, public: &PublicAddress) -> Request {
+        let id = RunId::random();
+        Request {
+            socks: self.socks,
+            host: public.host.clone(),
+            port: public.port,
+            path: format!("/payload/{}", self.experiment.size),
+            size: Some(self.experiment.size),
+            timeout: self.experiment.timeout,
+            payload_seed: Some(self.means.secret.seed(&id)),
+            id,
+        }
+    }
+
+    fn result(&self, planned: UnixMicros, measurement: Measurement) -> NewResult {
+        NewResult {
+            source: self.source.clone(),
+            experiment: self.experiment.name.clone(),
+            tor: self.experiment.tor.clone(),
+            planned,
+            configuration: self.configuration.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            measurement,
+        }
+    }
+
+    /// Commits the end of a slot with its results. `false` if the store refuses this one write, which is
+    /// logged with all that would be lost.
+    async fn end_slot(
+        &self,
+        slot: SlotId,
+        state: SlotState,
+        reason: Option<SlotReason>,
+        results: Vec<NewResult>,
+    ) -> Result<bool, SchedulerError> {
+        let lost = results.clone();
+        match self.means.store.finish_slot(slot, state, reason, self.means.clock.now(), results).await {
+            Ok(_) => Ok(true),
+            Err(e @ (StoreError::Failing(_) | StoreError::Closed)) => {
+                error!(error = %e, ?lost, "perfd ends while the store can't be written; this is lost");
+                Err(e.into())
+            }
+            Err(e) => {
+                error!(error = %e, ?lost, "the store refuses this result");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Enters slots that can't be run any more into the ledger: those that came due while the last run
+    /// was going, or its result waiting for the store, were skipped; the rest was missed.
+    async fn record_gap(&self, gap: Gap, occupied: Option<&Occupied>) -> Result<(), SchedulerError> {
+        let mut rest = Some(gap);
+        if let Some(Occupied { begun, measuring, total }) = occupied {
+            for (until, reason) in [(measuring, SlotReason::Busy), (total, SlotReason::StoreDown)] {
+                let Some(gap) = rest else { break };
+                let (skipped, later) = gap.split_at(begun.plus(*until), &self.grid());
+                if let Some(skipped) = skipped {
+                    self.record(skipped, SlotState::Skipped, Some(reason)).await?;
+                }
+                rest = later;
+            }
+        }
+        if let Some(missed) = rest {
+            self.record(missed, SlotState::Missed, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn record(&self, gap: Gap, state: SlotState, reason: Option<SlotReason>) -> Result<(), SchedulerError> {
+        let Gap { first, last, count } = gap;
+        let name = &self.experiment.name;
+        self.means.board.report(name, Doing::Storing, None);
+        let row = SlotRow {
+            experiment: name.clone(),
+            planned: first,
+            planned_last: last,
+            count,
+            state,
+            reason,
+            started: None,
+            ended: None,
+        };
+        self.means.store.record_slots(row).await?;
+        let why = reason.map_or("", SlotReason::as_str);
+        info!(experiment = name, slots = count, %first, %last, why, "slots {}", state.as_str());
+        Ok(())
+    }
+}
+
+async fn pause(time: Duration, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// The one line that every finished run has in the log, written once its result is committed.
+fn log_run(experiment: &str, m: &Measurement) {
+    let milliseconds = |micros: Option<u64>| micros.map_or("-".to_owned(), |us| format!("{:.3}", us as f64 / 1000.0));
+    let (first, last) = (milliseconds(m.time_to_first_byte()), milliseconds(m.time_to_last_byte()));
+    let (outcome, size, run) = (m.outcome.word(), m.size, &m.id);
+    match &m.outcome {
+        Outcome::Complete => {
+            info!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, %run, "run finished");
+        }
+        unhappy => {
+            warn!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, why = %unhappy, %run, "run finished");
+        }
+    }
+}
