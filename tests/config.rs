@@ -756,6 +756,30 @@ fn a_file_that_cannot_be_read_says_so() {
 }
 
 #[test]
+fn a_file_made_to_hurt_is_refused_like_any_other() {
+    let many = |item: &str| item.repeat(200_000 / item.len());
+    let texts = [
+        format!("x = {}", many("[")),
+        format!("x = {}", many("{a=")),
+        format!("[{}a]", many("a.")),
+        format!("{} = 1", many("a.") + "a"),
+        (0..20_000).map(|i| format!("key{i} = 0\n")).collect(),
+        format!("server.listen = [{}]", many("\"[::]:80\",\n")),
+        format!("server.listen = [{}]", many("0,")),
+        format!("tor = [{}]", many("{name=\"a\"},")),
+        format!("server.max_payload = {}", many("9")),
+        format!("server.max_payload = \"{} KB\"", many("9")),
+        format!("public.host = \"{}\"", many("a.")),
+        "\0\u{feff}source = 1".to_owned(),
+    ];
+    for text in texts {
+        let error = Config::parse(&text, "c").unwrap_err().to_string();
+        let of_one_line = error.lines().all(|line| line.starts_with("c:") && line.len() < 1000);
+        assert!(of_one_line, "{}", error.chars().take(2000).collect::<String>());
+    }
+}
+
+#[test]
 fn what_was_in_force_is_told_the_same_way_each_time() {
     let public = "[public]\nhost = \"perf.example.org\"\nport = 8080\n";
     let config =
