@@ -1,4 +1,16 @@
 //! The configuration, typed and checked: what the file says, with nothing left to look up.
+//!
+//! [`Config::load`] reads the file, [`Config::to_toml`] prints it as understood, and
+//! [`Config::in_force`] gives what is kept with each measurement.
+
+mod error;
+mod file;
+mod host;
+mod print;
+mod quote;
+mod sections;
+pub mod units;
+mod walk;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,10 +18,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use error::{ConfigError, Problem};
+pub use sections::KEYS;
+
 /// Everything that the configuration file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The instance's name, Torperf's SOURCE: `[A-Za-z0-9-]+`.
+    /// The instance's name, Torperf's SOURCE: `[A-Za-z0-9-]+`, at most 64 long.
     pub source: String,
     /// Who runs it, for the start page; empty where the operator says nothing.
     pub contact: String,
@@ -17,7 +32,7 @@ pub struct Config {
     pub server: Server,
     /// The address at which the server is reached from the Internet; without one perfd can't measure.
     pub public: Option<PublicAddress>,
-    /// Whom to become when started as root.
+    /// Whom to become when started as root; absent where perfd is to stay who it is.
     pub run_as: Option<RunAs>,
     /// The SQLite file. Its folder is perfd's state directory, which holds the payload key too.
     pub store: PathBuf,
@@ -34,7 +49,7 @@ pub struct Config {
 pub struct Server {
     /// The addresses to listen on, at least one; port 0 lets the system choose.
     pub listen: Vec<SocketAddr>,
-    /// The largest payload given out, in bytes; at least the largest experiment's size.
+    /// The largest payload given out, in bytes, 1 to 2^40; at least the largest experiment's size.
     pub max_payload: u64,
     /// The most connections open at a time, 1 to 10,000.
     pub max_connections: usize,
@@ -98,7 +113,7 @@ pub enum LogLevel {
 /// A `[[tor]]` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tor {
-    /// What experiments call it: `[A-Za-z0-9._-]+`.
+    /// What experiments call it, unique: `[A-Za-z0-9._-]+`, at most 64 long.
     pub name: String,
     /// Its SOCKS 5 address.
     pub socks: SocketAddr,
@@ -107,20 +122,55 @@ pub struct Tor {
 /// An `[[experiment]]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Experiment {
-    /// Its name, unique: `[A-Za-z0-9._-]+`.
+    /// Its name, unique: `[A-Za-z0-9._-]+`, at most 64 long.
     pub name: String,
     /// The tor to measure through.
     pub tor: String,
     /// Bytes of payload, 1 to 2^31 - 1 (Torperf's FILESIZE is an int32).
     pub size: u64,
-    /// The time between two slots, 1 s or more.
+    /// The time between two slots, 1 s to 365 d.
     pub every: Duration,
     /// How long after the epoch's grid the slots lie, less than `every`.
     pub offset: Duration,
-    /// How long a run may take.
+    /// How long a run may take, 1 ms or more; with `jitter`, at most `every`.
     pub timeout: Duration,
     /// A run starts up to so long after its slot, by a number drawn from experiment and slot.
     pub jitter: Duration,
+}
+
+impl LogFormat {
+    /// Every format and the file's word for it.
+    pub const WORDS: [(&'static str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+
+    /// The file's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl LogLevel {
+    /// Every level and the file's word for it, the most severe first.
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// The file's word for it, which is tracing's too.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 impl Config {
