@@ -115,7 +115,7 @@ pub fn jitter_of(experiment: &str, planned: UnixMicros, jitter: Duration) -> Dur
     use sha2::{Digest, Sha256};
     let digest = Sha256::new().chain_update(experiment).chain_update(planned.0.to_be_bytes()).finalize();
     let drawn = digest.iter().take(8).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-    let micros = u128::from(drawn) * (jitter.as_micros() + 1) >> 64;
+    let micros = (u128::from(drawn) * (jitter.as_micros() + 1)) >> 64;
     Duration::from_micros(micros as u64)
 }
 
