@@ -15,3 +15,5 @@ pub mod probe;
 pub mod scheduler;
 pub mod slot;
 pub mod store;
+pub mod version;
+pub mod web;

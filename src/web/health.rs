@@ -1,0 +1,158 @@
+//! `GET /health`: whether perfd does its work, for people and for monitors.
+//!
+//! `failing` (status 503) is perfd's own trouble: the store can't be written, or an experiment is stuck.
+//! `warning` (status 200) is what an operator should look at: nothing can be measured, or nothing
+//! succeeds. Asking often costs nothing: the store is read at most once a second.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use super::Shared;
+use crate::clock::UnixMicros;
+use crate::scheduler::Doing;
+use crate::store::{ExperimentSummary, StoreError, StoreHealth};
+use crate::version;
+
+/// How long a look at the store is good for.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// An experiment that had no success for so many intervals is warned of.
+const PATIENCE: u32 = 3;
+
+/// The last look at the store; while one is made, others wait for it.
+pub type HealthCache = Mutex<Option<(Instant, Arc<BTreeMap<String, ExperimentSummary>>)>>;
+
+/// What `/health` says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// `ok`, `warning` or `failing`.
+    pub status: &'static str,
+    /// What is wrong, a sentence each.
+    pub problems: Vec<String>,
+    /// The instance's name.
+    pub source: String,
+    /// A name that only this instance has, derived from its secret.
+    pub instance: String,
+    /// perfd's version.
+    pub version: &'static str,
+    /// The commit that it was built from.
+    pub commit: &'static str,
+    /// Who runs it.
+    pub contact: String,
+    /// The time of this answer.
+    pub now: UnixMicros,
+    /// Every experiment of the configuration.
+    pub experiments: Vec<ExperimentHealth>,
+}
+
+/// How one experiment is doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExperimentHealth {
+    /// Its name.
+    pub name: String,
+    /// Its payload's size.
+    pub size_bytes: u64,
+    /// The time between two slots, in milliseconds.
+    pub every_ms: u128,
+    /// START of its last complete run.
+    pub last_success: Option<UnixMicros>,
+    /// START of its last run.
+    pub last_result: Option<UnixMicros>,
+    /// That run's outcome.
+    pub last_outcome: Option<String>,
+    /// What it does now.
+    #[serde(flatten)]
+    pub doing: Option<Doing>,
+}
+
+/// Answers `GET /health`.
+pub async fn health(State(shared): State<Shared>) -> Response<Body> {
+    let health = look(&shared).await;
+    let status = if health.status == "failing" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = serde_json::to_string_pretty(&health).unwrap_or_default();
+    let mut response = Response::new(Body::from(format!("{body}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Looks how perfd is doing.
+pub async fn look(shared: &Shared) -> Health {
+    let mut problems = Vec::new();
+    let mut failing = false;
+    if let StoreHealth::Failing { since, error } = &*shared.store.health().borrow() {
+        failing = true;
+        problems.push(format!("the store can't be written since {since}: {error}"));
+    }
+    for stuck in shared.board.stuck() {
+        failing = true;
+        problems.push(format!("experiment {stuck} is stuck"));
+    }
+    if shared.config.public.is_none() {
+        problems.push("no public host is configured, so nothing can be measured; set host in the section [public]".to_owned());
+    }
+    let summaries = summaries(shared).await.unwrap_or_else(|error| {
+        failing |= error != StoreError::Busy;
+        problems.push(error.to_string());
+        Arc::default()
+    });
+    let mut doing = shared.board.all();
+    let now = UnixMicros::now();
+    let experiments = shared.config.experiments.iter().map(|experiment| {
+        let summary = summaries.get(&experiment.name);
+        let last_success = summary.and_then(|s| s.last_success);
+        let last_result = summary.and_then(|s| s.last_result.as_ref());
+        let patience = experiment.every.saturating_mul(PATIENCE);
+        if shared.config.public.is_some() && last_result.is_some() && last_success.is_none_or(|at| now.since(at) > patience) {
+            let last = last_success.map_or("ever".to_owned(), |at| format!("since {at}"));
+            problems.push(format!("experiment {} had no success {last}", experiment.name));
+        }
+        ExperimentHealth {
+            name: experiment.name.clone(),
+            size_bytes: experiment.size,
+            every_ms: experiment.every.as_millis(),
+            last_success,
+            last_result: last_result.map(|r| r.start),
+            last_outcome: last_result.map(|r| r.outcome.clone()),
+            doing: doing.remove(&experiment.name),
+        }
+    });
+    let experiments = experiments.collect();
+    Health {
+        status: match (failing, problems.is_empty()) {
+            (true, _) => "failing",
+            (false, false) => "warning",
+            (false, true) => "ok",
+        },
+        problems,
+        source: shared.config.source.clone(),
+        instance: shared.secret.instance_name(),
+        version: version::VERSION,
+        commit: version::COMMIT,
+        contact: shared.config.contact.clone(),
+        now,
+        experiments,
+    }
+}
+
+async fn summaries(shared: &Shared) -> Result<Arc<BTreeMap<String, ExperimentSummary>>, StoreError> {
+    let mut cache = shared.health.lock().await;
+    if let Some((at, summaries)) = &*cache
+        && at.elapsed() < FRESH
+    {
+        return Ok(Arc::clone(summaries));
+    }
+    let names = shared.config.experiments.iter().map(|e| e.name.clone()).collect();
+    let read = shared.store.reader().summaries(names).await?;
+    let summaries = Arc::new(read.into_iter().map(|s| (s.experiment.clone(), s)).collect());
+    *cache = Some((Instant::now(), Arc::clone(&summaries)));
+    Ok(summaries)
+}

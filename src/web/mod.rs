@@ -1,0 +1,93 @@
+//! The server: payloads for the runs, results and health for everyone.
+
+mod error;
+mod format;
+mod health;
+mod payload;
+mod query;
+mod results;
+pub mod serve;
+mod start_page;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Response, header};
+use axum::routing::get;
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::payload::Secret;
+use crate::payload::in_flight::InFlight;
+use crate::scheduler::Board;
+use crate::store::Store;
+use error::ApiError;
+use health::HealthCache;
+use payload::Allowance;
+
+/// How many answers with results may be under way at a time; each reads the store in short pages.
+const RESULT_STREAMS: usize = 8;
+
+/// What every request may use.
+#[derive(Clone)]
+pub struct Shared {
+    config: Arc<Config>,
+    store: Store,
+    board: Board,
+    secret: Secret,
+    in_flight: InFlight,
+    allowance: Allowance,
+    result_streams: Arc<Semaphore>,
+    health: Arc<HealthCache>,
+}
+
+impl Shared {
+    /// What the server needs of the rest of perfd.
+    pub fn new(config: Arc<Config>, store: Store, board: Board, secret: Secret, in_flight: InFlight) -> Self {
+        let strangers = Arc::new(Semaphore::new(config.server.max_payloads));
+        Shared {
+            allowance: Allowance { largest: config.server.max_payload, strangers },
+            result_streams: Arc::new(Semaphore::new(RESULT_STREAMS)),
+            health: Arc::default(),
+            config,
+            store,
+            board,
+            secret,
+            in_flight,
+        }
+    }
+}
+
+/// All routes.
+pub fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(start_page::start_page))
+        .route("/health", get(health::health))
+        .route("/payload/{bytes}", get(payload::payload))
+        .route("/urandom/{bytes}", get(payload::payload))
+        .route("/results", get(results::negotiated))
+        .route("/results.json", get(results::json))
+        .route("/results.ndjson", get(results::ndjson))
+        .route("/results.tpf", get(results::torperf))
+        .route("/results.csv", get(results::csv))
+        .route("/results/{id}", get(results::one))
+        .route("/schema/result.json", get(results::schema))
+        .route("/robots.txt", get(start_page::robots))
+        .fallback(async || ApiError::not_found("no such page; / says what there is"))
+        .method_not_allowed_fallback(async || ApiError::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here"))
+        .layer(axum::middleware::map_response(common_headers))
+        .with_state(shared)
+}
+
+async fn common_headers<B>(mut response: Response<B>) -> Response<B> {
+    let set = [
+        (header::SERVER, concat!("perfd/", env!("CARGO_PKG_VERSION"))),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("content-security-policy"), "default-src 'none'; frame-ancestors 'none'"),
+    ];
+    for (name, value) in set {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,205 @@
+//! `/results` in four formats, `/results/{id}`, and the schema of a result.
+//!
+//! An answer of any size is made page by page: a short read of the store, the rows rendered, sent, and
+//! only then the next read. So memory stays small and no read holds the database for a slow client.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, Response, header};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Shared;
+use super::error::ApiError;
+use super::format::Format;
+use super::query::ResultsQuery;
+use crate::export::json::ResultJson;
+use crate::export::{csv, json, torperf};
+use crate::measurement::{ResultRow, RunId};
+use crate::store::{Page, StoreError, StoreReader};
+
+/// Rows in one read of the store, and in one piece of the answer.
+const PAGE_ROWS: usize = 250;
+
+type Answer = Result<Response<Body>, ApiError>;
+
+/// `GET /results`: the format is that of `Accept`.
+pub async fn negotiated(State(shared): State<Shared>, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
+    results(shared, query, Format::accepted(&headers)?).await
+}
+
+/// `GET /results.json`.
+pub async fn json(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
+    results(shared, query, Format::Json).await
+}
+
+/// `GET /results.ndjson`.
+pub async fn ndjson(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
+    results(shared, query, Format::Ndjson).await
+}
+
+/// `GET /results.tpf`.
+pub async fn torperf(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
+    results(shared, query, Format::Torperf).await
+}
+
+/// `GET /results.csv`.
+pub async fn csv(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
+    results(shared, query, Format::Csv).await
+}
+
+/// `GET /results/{id}`, with a file ending or without: one result and the configuration it was made under.
+pub async fn one(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    let (id, format) = match name.split_once('.') {
+        Some((id, ending)) => {
+            let unknown = || ApiError::not_found(format!("there is no format .{ending}; there are .json, .ndjson, .tpf and .csv"));
+            (id, Format::of_ending(ending).ok_or_else(unknown)?)
+        }
+        None => (name.as_str(), Format::accepted(&headers)?),
+    };
+    let id = RunId::parse(id).ok_or_else(|| ApiError::bad_request("a result's name is 32 lower-case hexadecimal digits"))?;
+    let found = shared.store.reader().result(&id).await?;
+    let (row, configuration) = found.ok_or_else(|| ApiError::not_found(format!("there is no result {id}")))?;
+    let text = match format {
+        Format::Json | Format::Ndjson => one_as_json(&row, &configuration),
+        Format::Torperf => format!("{}{}", torperf::HEADER, torperf::line(&row)),
+        Format::Csv => format!("{}{}", csv::header(), csv::line(&row)),
+    };
+    Ok(response(format, Body::from(text)))
+}
+
+/// `GET /schema/result.json`: the JSON Schema of one result.
+pub async fn schema() -> Response<Body> {
+    let mut response = response(Format::Json, Body::from(json::SCHEMA));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/schema+json"));
+    response
+}
+
+#[derive(Serialize)]
+struct OneJson {
+    #[serde(flatten)]
+    result: ResultJson,
+    configuration: serde_json::Value,
+}
+
+fn one_as_json(row: &ResultRow, configuration: &str) -> String {
+    // What is no JSON is shown as the text that it is.
+    let configuration = serde_json::from_str(configuration).unwrap_or_else(|_| configuration.into());
+    let one = OneJson { result: ResultJson::from(row), configuration };
+    format!("{}\n", serde_json::to_string_pretty(&one).unwrap_or_default())
+}
+
+async fn results(shared: Shared, query: Option<String>, format: Format) -> Answer {
+    let query = ResultsQuery::parse(query.as_deref().unwrap_or_default())?;
+    let permit = Arc::clone(&shared.result_streams)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::busy("too many answers with results"))?;
+    let mut pages = Pages { reader: shared.store.reader().clone(), left: query.limit.unwrap_or(usize::MAX), query, _permit: permit };
+    // The first read is made before the status is sent, so that an error still has one.
+    let first = pages.next().await?;
+    let pieces = Pieces { format, pages, waiting: VecDeque::from([first]), rows: 0, begun: false, ended: false };
+    let body = stream::try_unfold(pieces, |mut pieces| async {
+        let piece = pieces.next().await?;
+        Ok::<_, StoreError>(piece.map(|piece| (piece, pieces)))
+    });
+    Ok(response(format, Body::from_stream(body)))
+}
+
+fn response(format: Format, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+/// The pages of one answer, read one after the other.
+struct Pages {
+    reader: StoreReader,
+    query: ResultsQuery,
+    left: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pages {
+    /// The next page that has rows, or the last one.
+    async fn next(&mut self) -> Result<Page, StoreError> {
+        loop {
+            let rows = self.left.min(PAGE_ROWS);
+            let page = self.reader.results_page(&self.query.filter, self.query.cursor, self.query.order, rows).await?;
+            self.left -= page.rows.len().min(self.left);
+            if let Some(next) = page.next {
+                self.query.cursor = Some(next);
+            }
+            if !page.rows.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+        }
+    }
+}
+
+/// The answer's text, a piece a page.
+struct Pieces {
+    format: Format,
+    pages: Pages,
+    waiting: VecDeque<Page>,
+    rows: u64,
+    begun: bool,
+    ended: bool,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let page = match self.waiting.pop_front() {
+            Some(page) => page,
+            None => self.pages.next().await?,
+        };
+        let mut text = String::new();
+        if !self.begun {
+            self.begun = true;
+            text.push_str(match self.format {
+                Format::Json => "{\"results\":[",
+                Format::Ndjson => "",
+                Format::Torperf => torperf::HEADER,
+                Format::Csv => "",
+            });
+            if self.format == Format::Csv {
+                text.push_str(&csv::header());
+            }
+        }
+        for row in &page.rows {
+            match self.format {
+                Format::Json => {
+                    text.push_str(if self.rows == 0 { "\n" } else { ",\n" });
+                    text.push_str(&row_as_json(row));
+                }
+                Format::Ndjson => {
+                    text.push_str(&row_as_json(row));
+                    text.push('\n');
+                }
+                Format::Torperf => text.push_str(&torperf::line(row)),
+                Format::Csv => text.push_str(&csv::line(row)),
+            }
+            self.rows += 1;
+        }
+        self.ended = page.next.is_none() || self.pages.left == 0;
+        if self.ended && self.format == Format::Json {
+            let next = page.next.map_or("null".to_owned(), |next| next.to_string());
+            text.push_str(&format!("\n],\"next_cursor\":{next},\"latest_revision\":{}}}\n", page.latest));
+        }
+        Ok(Some(text.into()))
+    }
+}
+
+fn row_as_json(row: &ResultRow) -> String {
+    serde_json::to_string(&ResultJson::from(row)).unwrap_or_default()
+}
