@@ -12,3 +12,5 @@ pub mod export;
 pub mod measurement;
 pub mod slot;
 pub mod store;
+#[cfg(test)]
+mod test_support;
