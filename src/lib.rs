@@ -15,5 +15,7 @@ pub mod probe;
 pub mod scheduler;
 pub mod slot;
 pub mod store;
+#[cfg(test)]
+mod test_support;
 pub mod version;
 pub mod web;

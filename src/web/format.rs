@@ -55,7 +55,8 @@ impl Format {
         let ranges: Vec<_> = wanted.collect();
         let best = ranges.iter().rev().max_by(|(_, a), (_, b)| a.total_cmp(b));
         best.map(|(format, _)| *format).ok_or_else(|| {
-            let reason = "results are given as application/json, application/x-ndjson, text/plain (Torperf) and text/csv";
+            let reason =
+                "results are given as application/json, application/x-ndjson, text/plain (Torperf) and text/csv";
             ApiError::new(StatusCode::NOT_ACCEPTABLE, reason)
         })
     }

@@ -97,7 +97,9 @@ pub async fn look(shared: &Shared) -> Health {
         problems.push(format!("experiment {stuck} is stuck"));
     }
     if shared.config.public.is_none() {
-        problems.push("no public host is configured, so nothing can be measured; set host in the section [public]".to_owned());
+        problems.push(
+            "no public host is configured, so nothing can be measured; set host in the section [public]".to_owned(),
+        );
     }
     let summaries = summaries(shared).await.unwrap_or_else(|error| {
         failing |= error != StoreError::Busy;
@@ -111,7 +113,10 @@ pub async fn look(shared: &Shared) -> Health {
         let last_success = summary.and_then(|s| s.last_success);
         let last_result = summary.and_then(|s| s.last_result.as_ref());
         let patience = experiment.every.saturating_mul(PATIENCE);
-        if shared.config.public.is_some() && last_result.is_some() && last_success.is_none_or(|at| now.since(at) > patience) {
+        if shared.config.public.is_some()
+            && last_result.is_some()
+            && last_success.is_none_or(|at| now.since(at) > patience)
+        {
             let last = last_success.map_or("ever".to_owned(), |at| format!("since {at}"));
             problems.push(format!("experiment {} had no success {last}", experiment.name));
         }

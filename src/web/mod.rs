@@ -74,7 +74,9 @@ pub fn router(shared: Shared) -> Router {
         .route("/schema/result.json", get(results::schema))
         .route("/robots.txt", get(start_page::robots))
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
-        .method_not_allowed_fallback(async || ApiError::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here")
+        })
         .layer(axum::middleware::map_response(common_headers))
         .with_state(shared)
 }

@@ -38,7 +38,10 @@ impl ResultsQuery {
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
         let bad = |must: &str| ApiError::bad_request(format!("{name}={value}: {must}"));
-        let moment = || UnixMicros::parse(value).ok_or_else(|| bad("must be a time such as 2026-11-22T10:00:00Z, 2026-11-22 or 1795341600"));
+        let moment = || {
+            UnixMicros::parse(value)
+                .ok_or_else(|| bad("must be a time such as 2026-11-22T10:00:00Z, 2026-11-22 or 1795341600"))
+        };
         match name {
             "source" => self.filter.source = Some(value.to_owned()),
             "experiment" => self.filter.experiment = Some(value.to_owned()),
@@ -76,7 +79,10 @@ mod tests {
 
     #[test]
     fn a_whole_query_is_read() {
-        let query = ResultsQuery::parse("source=a&experiment=50kib&size=50+KiB&outcome=timeout&since=2026-11-22&order=newest&limit=5&cursor=7").unwrap();
+        let query = ResultsQuery::parse(
+            "source=a&experiment=50kib&size=50+KiB&outcome=timeout&since=2026-11-22&order=newest&limit=5&cursor=7",
+        )
+        .unwrap();
         assert_eq!(query.filter.size, Some(51_200));
         assert_eq!(query.filter.since, UnixMicros::parse("2026-11-22"));
         assert_eq!((query.order, query.limit, query.cursor), (Order::Newest, Some(5), Some(7)));
@@ -84,7 +90,18 @@ mod tests {
 
     #[test]
     fn what_is_mistyped_is_refused() {
-        for query in ["experimnet=a", "limit=0", "limit=-1", "cursor=x", "outcome=ok", "since=yesterday", "size=5 MB", "order=up", "limit=1&limit=2", "x"] {
+        for query in [
+            "experimnet=a",
+            "limit=0",
+            "limit=-1",
+            "cursor=x",
+            "outcome=ok",
+            "since=yesterday",
+            "size=5 MB",
+            "order=up",
+            "limit=1&limit=2",
+            "x",
+        ] {
             assert!(ResultsQuery::parse(query).is_err(), "{query}");
         }
     }

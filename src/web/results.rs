@@ -57,12 +57,15 @@ pub async fn csv(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Ans
 pub async fn one(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
     let (id, format) = match name.split_once('.') {
         Some((id, ending)) => {
-            let unknown = || ApiError::not_found(format!("there is no format .{ending}; there are .json, .ndjson, .tpf and .csv"));
+            let unknown = || {
+                ApiError::not_found(format!("there is no format .{ending}; there are .json, .ndjson, .tpf and .csv"))
+            };
             (id, Format::of_ending(ending).ok_or_else(unknown)?)
         }
         None => (name.as_str(), Format::accepted(&headers)?),
     };
-    let id = RunId::parse(id).ok_or_else(|| ApiError::bad_request("a result's name is 32 lower-case hexadecimal digits"))?;
+    let id =
+        RunId::parse(id).ok_or_else(|| ApiError::bad_request("a result's name is 32 lower-case hexadecimal digits"))?;
     let found = shared.store.reader().result(&id).await?;
     let (row, configuration) = found.ok_or_else(|| ApiError::not_found(format!("there is no result {id}")))?;
     let text = match format {
@@ -99,7 +102,12 @@ async fn results(shared: Shared, query: Option<String>, format: Format) -> Answe
     let permit = Arc::clone(&shared.result_streams)
         .try_acquire_owned()
         .map_err(|_| ApiError::busy("too many answers with results"))?;
-    let mut pages = Pages { reader: shared.store.reader().clone(), left: query.limit.unwrap_or(usize::MAX), query, _permit: permit };
+    let mut pages = Pages {
+        reader: shared.store.reader().clone(),
+        left: query.limit.unwrap_or(usize::MAX),
+        query,
+        _permit: permit,
+    };
     // The first read is made before the status is sent, so that an error still has one.
     let first = pages.next().await?;
     let pieces = Pieces { format, pages, waiting: VecDeque::from([first]), rows: 0, begun: false, ended: false };

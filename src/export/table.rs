@@ -1,0 +1,94 @@
+//! Results as an aligned table for people.
+
+use super::json::ResultJson;
+
+const HEADINGS: [&str; 8] = ["OUTCOME", "EXPERIMENT", "SIZE", "START", "FIRST BYTE", "LAST BYTE", "KiB/s", "RUN"];
+
+/// Which columns hold numbers, which are aligned to the right.
+const NUMBERS: [bool; 8] = [false, false, true, false, true, true, true, false];
+
+/// A line of headings and one line per result, each ended. Times are seconds after START (the start
+/// itself in UTC), KiB/s is the mean from START to the last byte, RUN the first eight digits of the
+/// run's name; `-` stands where a step was not reached.
+pub fn render(results: &[ResultJson]) -> String {
+    let mut lines = vec![HEADINGS.map(str::to_owned)];
+    lines.extend(results.iter().map(cells));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    lines.iter().map(|line| align(line, &widths)).collect()
+}
+
+fn align(cells: &[String; 8], widths: &[usize; 8]) -> String {
+    let mut line = String::new();
+    for ((cell, &width), number) in cells.iter().zip(widths).zip(NUMBERS) {
+        let gap = if line.is_empty() { "" } else { "  " };
+        let padded = if number { format!("{gap}{cell:>width$}") } else { format!("{gap}{cell:<width$}") };
+        line.push_str(&padded);
+    }
+    line.truncate(line.trim_end().len());
+    line.push('\n');
+    line
+}
+
+fn cells(result: &ResultJson) -> [String; 8] {
+    let start = result.start.split('.').next().unwrap_or_default().replace('T', " ");
+    let rate = result.mean_bytes_per_second.map_or("-".to_owned(), |rate| format!("{:.1}", rate / 1024.0));
+    [
+        printable(&outcome(result)),
+        printable(&result.experiment),
+        size(result.size_bytes),
+        printable(&start),
+        seconds(result.time_to_first_byte_us),
+        seconds(result.time_to_last_byte_us),
+        rate,
+        printable(result.run_id.get(..8).unwrap_or(&result.run_id)),
+    ]
+}
+
+fn outcome(result: &ResultJson) -> String {
+    match (&result.phase, &result.cause) {
+        (Some(phase), Some(cause)) => format!("{} {phase}/{cause}", result.outcome),
+        (Some(phase), None) => format!("{} {phase}", result.outcome),
+        _ => result.outcome.clone(),
+    }
+}
+
+fn seconds(micros: Option<u64>) -> String {
+    micros.map_or("-".to_owned(), |micros| format!("{}.{:03} s", micros / 1_000_000, micros % 1_000_000 / 1_000))
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{} MiB", b >> 20),
+        b if b >= 1 << 10 && b % (1 << 10) == 0 => format!("{} KiB", b >> 10),
+        b => format!("{b} B"),
+    }
+}
+
+/// What a service sends must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::{Outcome, Phase};
+    use crate::test_support::example_row;
+
+    #[test]
+    fn results_stand_in_columns() {
+        let mut late = example_row();
+        late.experiment = "large\u{1b}[2J".to_owned();
+        late.measurement.size = 5 << 20;
+        late.measurement.outcome = Outcome::Timeout(Phase::DataComplete);
+        late.measurement.steps.data_complete = None;
+        let table = render(&[ResultJson::from(&example_row()), ResultJson::from(&late)]);
+        let expected = "\
+OUTCOME                EXPERIMENT    SIZE  START                FIRST BYTE  LAST BYTE  KiB/s  RUN
+complete               small       50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s   33.3  00000000
+timeout data_complete  large?[2J    5 MiB  2026-11-22 10:00:00     0.700 s          -      -  00000000
+";
+        assert_eq!(table, expected);
+    }
+}
