@@ -6,16 +6,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod export;
+pub mod logging;
 pub mod measurement;
 pub mod payload;
+pub mod privileges;
 pub mod probe;
 pub mod scheduler;
+pub mod service;
 pub mod slot;
 pub mod store;
-#[cfg(test)]
-mod test_support;
 pub mod version;
 pub mod web;
+
+#[cfg(test)]
+mod test_support;

@@ -1,0 +1,60 @@
+//! The commands: one file each, all of them thin.
+
+mod check;
+pub mod exit;
+mod once;
+mod results;
+mod run;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::version;
+use exit::Exit;
+
+/// Where an operator keeps the configuration.
+const DEFAULT_CONFIG: &str = "/etc/perfd/config.toml";
+
+/// Measures the performance of the Tor network as its users feel it
+///
+/// perfd serves random payloads over HTTP, downloads them from itself through Tor on a schedule, records
+/// when each step of each download happened, and gives the results out as JSON, CSV and Torperf's
+/// key=value.
+#[derive(Parser, Debug)]
+#[command(name = "perfd", version = version::LONG, after_help = exit::HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(run::RunArgs),
+    Once(once::OnceArgs),
+    Check(check::CheckArgs),
+    Results(results::ResultsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell's
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// Carries the command out; gives the exit code.
+    ///
+    /// # Errors
+    /// What ends it before its time, with an exit code.
+    pub fn run(self) -> Result<u8, Exit> {
+        match self.command {
+            Command::Run(args) => run::run(args).map(|()| exit::OK),
+            Command::Once(args) => once::run(args),
+            Command::Check(args) => check::run(args).map(|()| exit::OK),
+            Command::Results(args) => results::run(args).map(|()| exit::OK),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "perfd", &mut std::io::stdout());
+                Ok(exit::OK)
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! `perfd results`: asks a running perfd for its results.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use futures_util::StreamExt;
+use serde::Deserialize;
+
+use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE, USAGE};
+use crate::config::Config;
+use crate::export::json::ResultJson;
+use crate::export::table;
+
+/// Rows of the table, where no limit is given.
+const TABLE_ROWS: usize = 20;
+
+/// Show the results of a running perfd
+///
+/// The table shows the latest results, the other formats all that the filters let through, oldest first.
+#[derive(Args, Debug)]
+pub struct ResultsArgs {
+    /// The service, such as http://127.0.0.1:8080; else the first address of the configuration
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// The configuration that names the service's address
+    #[arg(long, value_name = "FILE", env = "PERFD_CONFIG", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = ResultsFormat::Table)]
+    format: ResultsFormat,
+    /// Only of this source
+    #[arg(long)]
+    source: Option<String>,
+    /// Only of this experiment
+    #[arg(long)]
+    experiment: Option<String>,
+    /// Only of this size, such as 51200 or "50 KiB"
+    #[arg(long)]
+    size: Option<String>,
+    /// Only complete, timeout or failed ones
+    #[arg(long)]
+    outcome: Option<String>,
+    /// Only those started at this time or later: 2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only those started before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ResultsFormat {
+    /// For people
+    Table,
+    /// One JSON object with all results
+    Json,
+    /// A JSON object a line
+    Ndjson,
+    /// Torperf's key=value
+    Tpf,
+    /// Comma-separated values
+    Csv,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    results: Vec<ResultJson>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// Asks and prints.
+pub fn run(args: ResultsArgs) -> Result<(), Exit> {
+    let server = match &args.server {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => {
+            let config = Config::load(&args.config)
+                .context("give --server URL, or the configuration of the service")
+                .or_exit(CONFIG)?;
+            format!("http://{}", reachable(config.server.listen[0]))
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
+    runtime.block_on(ask(&server, &args))
+}
+
+/// Where to reach a server that listens on this address on the same machine.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    match listen {
+        SocketAddr::V4(a) if a.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], a.port())),
+        SocketAddr::V6(a) if a.ip().is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, a.port())),
+        other => other,
+    }
+}
+
+async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(std::time::Duration::from_secs(10))
+        .read_timeout(std::time::Duration::from_secs(60))
+        .build()
+        .or_exit(FAILED)?;
+    let path = match args.format {
+        ResultsFormat::Table | ResultsFormat::Json => "results.json",
+        ResultsFormat::Ndjson => "results.ndjson",
+        ResultsFormat::Tpf => "results.tpf",
+        ResultsFormat::Csv => "results.csv",
+    };
+    let request = client.get(format!("{server}/{path}")).query(&query(args));
+    let response = request.send().await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
+    if !response.status().is_success() {
+        let status = response.status();
+        let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
+        let reason = response.json::<Refusal>().await.map_or_else(|_| status.to_string(), |refusal| refusal.error);
+        return Err(anyhow::anyhow!("{server} refuses: {reason}")).or_exit(code);
+    }
+    let printed = match args.format {
+        ResultsFormat::Table => print_table(response).await,
+        _ => copy(response).await,
+    };
+    printed.or_exit(UNAVAILABLE)
+}
+
+fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
+    let mut query = Vec::new();
+    let filters = [
+        ("source", &args.source),
+        ("experiment", &args.experiment),
+        ("size", &args.size),
+        ("outcome", &args.outcome),
+        ("since", &args.since),
+        ("until", &args.until),
+    ];
+    query.extend(filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+    let mut limit = args.limit;
+    if args.format == ResultsFormat::Table {
+        limit = limit.or(Some(TABLE_ROWS));
+        query.push(("order", "newest".to_owned()));
+    }
+    query.extend(limit.map(|limit| ("limit", limit.to_string())));
+    query
+}
+
+async fn print_table(response: reqwest::Response) -> Result<()> {
+    let mut answer: Answer = response.json().await.context("the answer is not what a perfd gives")?;
+    if answer.results.is_empty() {
+        bail!("there are no results yet, or none that the filters let through");
+    }
+    answer.results.reverse();
+    print_all(table::render(&answer.results).as_bytes())
+}
+
+async fn copy(response: reqwest::Response) -> Result<()> {
+    let mut pieces = response.bytes_stream();
+    while let Some(piece) = pieces.next().await {
+        print_all(&piece.context("the answer was cut off")?)?;
+    }
+    Ok(())
+}
+
+/// Prints; that nobody reads on (a closed pipe) is no error.
+fn print_all(bytes: &[u8]) -> Result<()> {
+    match io::stdout().write_all(bytes) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.context("can't print"),
+    }
+}

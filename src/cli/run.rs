@@ -1,0 +1,146 @@
+//! `perfd run`: the service.
+//!
+//! The order matters. Sockets are bound as root; privileges are dropped before there is a second thread;
+//! store and log are opened as the user that they will belong to; the runtime starts last.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::exit::{CANT_LISTEN, CONFIG, Exit, FAILED, OrExit, PRIVILEGES, STORE};
+use crate::config::Config;
+use crate::payload::Secret;
+use crate::privileges::{self, Identity, PrivilegeError};
+use crate::store::Store;
+use crate::{logging, service};
+
+/// Threads that serve and schedule; measuring has one of its own.
+const MOST_WORKERS: usize = 4;
+
+/// Measure and serve until told to end
+///
+/// Started as root, perfd listens, becomes the user of the section [privileges] for good, and only then
+/// opens its store and log. Started as an ordinary user, it runs as that one, on ports from 1024 up.
+/// SIGTERM and SIGINT end it within a few seconds with everything committed; a second signal at once.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", env = "PERFD_CONFIG", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+/// Runs the service to its end.
+pub fn run(args: RunArgs) -> Result<(), Exit> {
+    let config = Arc::new(Config::load(&args.config).or_exit(CONFIG)?);
+    let root = privileges::are_root();
+    let identity = match (&config.run_as, root) {
+        (Some(run_as), true) => Some(Identity::resolve(run_as).or_exit(PRIVILEGES)?),
+        (None, true) => return Err(PrivilegeError::NobodyToBecome).or_exit(PRIVILEGES),
+        (_, false) => None,
+    };
+    let listeners = listen(&config)?;
+    if let Some(identity) = &identity {
+        for folder in folders(&config) {
+            identity.make_folder(folder).or_exit(PRIVILEGES)?;
+        }
+        privileges::drop_to(identity).or_exit(PRIVILEGES)?;
+    } else {
+        for folder in folders(&config) {
+            std::fs::create_dir_all(folder)
+                .map_err(|e| anyhow!("can't make the folder {}: {e}", folder.display()))
+                .or_exit(STORE)?;
+        }
+    }
+
+    logging::start(&config.log).or_exit(STORE)?;
+    if let Some(identity) = identity {
+        info!(user = identity.user(), "privileges dropped for good");
+    }
+    let secret = Secret::load_or_create(config.state_directory()).or_exit(STORE)?;
+    let store = Store::open(&config.store).or_exit(STORE)?;
+
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST_WORKERS);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().or_exit(FAILED)?;
+    let outcome = runtime.block_on(until_signalled(config, listeners, store, secret));
+    // Nothing is left that is worth waiting for: every part was joined or has had its time.
+    runtime.shutdown_background();
+    outcome.or_exit(FAILED)
+}
+
+/// Listens on every address. An IPv6 address on a host that has none is passed over, if another is left.
+fn listen(config: &Config) -> Result<Vec<TcpListener>, Exit> {
+    let mut listeners = Vec::new();
+    let mut passed_over = None;
+    for address in &config.server.listen {
+        match service::bind(*address) {
+            Ok(listener) => listeners.push(listener),
+            Err(e) if address.is_ipv6() && no_ipv6(&e) => passed_over = Some(e),
+            Err(e) => return Err(in_plain_words(e)).or_exit(CANT_LISTEN),
+        }
+    }
+    match passed_over {
+        Some(e) if listeners.is_empty() => Err(e).or_exit(CANT_LISTEN),
+        Some(e) => {
+            eprintln!("perfd: this host has no IPv6: {e}");
+            Ok(listeners)
+        }
+        None => Ok(listeners),
+    }
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.to_string().contains("Address family not supported")
+}
+
+fn in_plain_words(error: io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need root: start perfd with sudo, or choose a higher port in the section [server]"
+        }
+        io::ErrorKind::AddrInUse => {
+            "; another program listens there: stop it, or choose another port in the section [server]"
+        }
+        _ => "",
+    };
+    anyhow!("{error}{remedy}")
+}
+
+/// The folders that must be there: the store's and the log's.
+fn folders(config: &Config) -> impl Iterator<Item = &Path> {
+    let log = config.log.file.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    std::iter::once(config.state_directory()).chain(log)
+}
+
+/// The service, which a first signal tells to end and a second one cuts off.
+async fn until_signalled(
+    config: Arc<Config>,
+    listeners: Vec<TcpListener>,
+    store: Store,
+    secret: Secret,
+) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut service = std::pin::pin!(service::run(config, listeners, store, secret, shutdown.clone()));
+    loop {
+        let name = tokio::select! {
+            outcome = &mut service => return outcome,
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if shutdown.is_cancelled() {
+            anyhow::bail!("ended at once by a second signal; what was not committed is lost");
+        }
+        warn!(signal = name, "told to end");
+        shutdown.cancel();
+    }
+}

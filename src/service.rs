@@ -1,0 +1,168 @@
+//! The running service: the scheduler, the server and the store, started in order and ended in order.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::{Clock, UnixMicros};
+use crate::config::Config;
+use crate::payload::Secret;
+use crate::payload::in_flight::InFlight;
+use crate::probe::Prober;
+use crate::scheduler::{Board, Experimenter, Means};
+use crate::store::{Store, StoreHealth};
+use crate::version;
+use crate::web::serve::{Limits, serve};
+use crate::web::{Shared, router};
+
+/// At the end, the experiments and the server have so long to come to rest.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// And a store that can't be written has so long to get well.
+const LAST_TRY: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Binds a listening socket; an IPv6 one takes no IPv4 connections, so that both can have one port.
+///
+/// # Errors
+/// What the system says, with the address.
+pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(StdListener::from(socket))
+    };
+    bind().map_err(|e: io::Error| io::Error::new(e.kind(), format!("can't listen on {address}: {e}")))
+}
+
+/// Measures and serves until `shutdown`, then ends within a few seconds with everything committed.
+///
+/// # Errors
+/// If the service can't be started, or a part of it ends before its time. Failed runs are no errors.
+pub async fn run(
+    config: Arc<Config>,
+    listeners: Vec<StdListener>,
+    store: Store,
+    secret: Secret,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let listeners: Vec<TcpListener> =
+        listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>().context("can't use the sockets")?;
+    let (prober, measuring) = Prober::start().context("can't start the measuring thread")?;
+    let means = Means {
+        clock: Clock::System,
+        store: store.clone(),
+        prober,
+        secret: secret.clone(),
+        in_flight: InFlight::default(),
+        board: Board::default(),
+    };
+
+    let mut parts = JoinSet::new();
+    let limits = Limits {
+        connections: Arc::new(Semaphore::new(config.server.max_connections)),
+        stall_timeout: config.server.stall_timeout,
+        in_flight: means.in_flight.clone(),
+    };
+    let shared = Shared::new(Arc::clone(&config), store.clone(), means.board.clone(), secret, means.in_flight.clone());
+    let router = router(shared);
+    for listener in listeners {
+        info!(address = %listener.local_addr()?, version = version::LONG, "listening");
+        let served = serve(listener, router.clone(), limits.clone(), shutdown.clone());
+        parts.spawn(async {
+            served.await;
+            Ok(())
+        });
+    }
+
+    let unfinished = store.abort_unfinished(UnixMicros::now()).await?;
+    if unfinished > 0 {
+        warn!(slots = unfinished, "perfd died in the middle of these slots; they are aborted");
+    }
+    if config.public.is_none() {
+        warn!("no public host is configured, so every slot is skipped; set host in the section [public]");
+    }
+    for experimenter in experimenters(&config, &means)? {
+        let shutdown = shutdown.clone();
+        parts.spawn(async { experimenter.run(shutdown).await.map_err(anyhow::Error::from) });
+    }
+    drop(means);
+
+    let mut outcome = Ok(());
+    tokio::select! {
+        () = shutdown.cancelled() => info!("ending"),
+        ended = parts.join_next() => {
+            outcome = Err(match ended {
+                Some(Ok(Err(e))) => e,
+                Some(Err(e)) => anyhow!("a part of the service panicked: {e}"),
+                _ => anyhow!("a part of the service ended before its time"),
+            });
+            shutdown.cancel();
+        }
+    }
+    let failing = matches!(&*store.health().borrow(), StoreHealth::Failing { .. });
+    if !join_all(&mut parts, if failing { LAST_TRY } else { FAREWELL }).await && !failing {
+        error!("not everything came to rest in time");
+    }
+    // Who still waits for a store that can't be written is let go by this, and logs what is lost.
+    let closed = store.close(LAST_TRY).await;
+    join_all(&mut parts, LAST_TRY).await;
+    parts.shutdown().await;
+    if let Err(e) = closed {
+        outcome = outcome.and(Err(e.into()));
+    }
+    let ended = tokio::time::timeout(FAREWELL, tokio::task::spawn_blocking(move || measuring.join())).await;
+    if ended.is_err() {
+        error!("the measuring thread did not end in time");
+    }
+    if outcome.is_ok() {
+        info!("ended");
+    }
+    outcome
+}
+
+fn experimenters(config: &Config, means: &Means) -> Result<Vec<Experimenter>> {
+    let experimenter = |experiment: &crate::config::Experiment| {
+        let tor = config.tors.iter().find(|tor| tor.name == experiment.tor);
+        Ok(Experimenter {
+            socks: tor.with_context(|| format!("experiment {} names no tor that is there", experiment.name))?.socks,
+            source: config.source.clone(),
+            public: config.public.clone(),
+            configuration: config.in_force(experiment).to_string(),
+            experiment: experiment.clone(),
+            means: means.clone(),
+        })
+    };
+    config.experiments.iter().map(experimenter).collect()
+}
+
+/// Waits until all parts have ended, for so long; whether they have.
+async fn join_all(parts: &mut JoinSet<Result<()>>, patience: Duration) -> bool {
+    let all = async {
+        while let Some(ended) = parts.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!("{error:#}"),
+                Err(error) => error!(%error, "a part of the service panicked"),
+            }
+        }
+    };
+    tokio::time::timeout(patience, all).await.is_ok()
+}
