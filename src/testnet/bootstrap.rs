@@ -272,7 +272,8 @@ impl Rising<'_> {
     }
 }
 
-fn find_tor(asked: Option<&Path>) -> Result<PathBuf, TestNetError> {
+/// The folder that holds `tor` and `tor-gencert`: the one `asked` for, else `$PERFD_TOR_DIR`, else one of `PATH`.
+pub fn find_tor(asked: Option<&Path>) -> Result<PathBuf, TestNetError> {
     let holds_both = |dir: &Path| dir.join("tor").is_file() && dir.join("tor-gencert").is_file();
     let named = asked.map(Path::to_owned).or_else(|| std::env::var_os("PERFD_TOR_DIR").map(PathBuf::from));
     if let Some(dir) = named {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{Stage, start_client, up};
+pub use bootstrap::{Stage, find_tor, start_client, up};
 
 /// What [`up`] needs to know.
 #[derive(Clone, Debug)]
