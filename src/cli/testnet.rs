@@ -91,11 +91,12 @@ async fn up(options: Options) -> anyhow::Result<ExitCode> {
     let foreground = options.owner.is_some();
     let mut display = Display::new();
     let net = tokio::select! {
-        net = testnet::up(options, |stage| display.show(stage)) => net,
-        _ = interrupt.recv() => return Ok(ExitCode::from(EXIT_INTERRUPTED)),
-        _ = terminate.recv() => return Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        net = testnet::up(options, |stage| display.show(stage)) => Some(net),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
     display.finish();
+    let Some(net) = net else { return Ok(ExitCode::from(EXIT_INTERRUPTED)) };
     let net = net?;
     print_addresses(&net);
     if !foreground || display.already_up {

@@ -4,21 +4,17 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
 
-use super::torrc::{INITIAL_VOTING_INTERVAL, Plan, PlannedNode, RELAYS, VOTE_TO_CONSENSUS, client_torrc};
-use super::{
-    Client, Node, Options, Role, STATE, Status, TestNet, TestNetError, end_all, fetch, gate, lock, prepare, process,
-    status,
-};
+use super::keys::authority_line;
+use super::process::{self, LOG_LINES, POLL};
+use super::torrc::{INITIAL_VOTING_INTERVAL, Plan, PlannedNode, RELAYS, VOTE_TO_CONSENSUS};
+use super::tors::Tors;
+use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, io_error, lock, prepare, status};
 
 /// How far a network has come, in order; [`up`] reports each when it begins or moves on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +59,7 @@ impl fmt::Display for Stage {
 
 /// Brings a network up and tells `progress` of each stage. Where one is up already it is returned as
 /// it is. Where this fails, or is dropped before it is done, no tor is left.
-pub async fn up(options: Options, mut progress: impl FnMut(Stage)) -> Result<TestNet, TestNetError> {
+pub async fn up(options: Options, mut progress: impl FnMut(Stage) + Send) -> Result<TestNet, TestNetError> {
     let tor_dir = find_tor(options.tor_dir.as_deref())?;
     let dir = prepare(&options.dir)?;
     let _lock = lock(&dir)?;
@@ -79,14 +75,22 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage)) -> Result<Tes
 
     let (listener, net) = claim_addresses().await?;
     let plan = Plan { dir: dir.clone(), net, authorities: Vec::new(), vote_offset: 0, owner: options.owner };
-    let mut rising = Rising { plan, tor_dir, listener, tors: Vec::new(), stage: None, progress: &mut progress };
+    let mut rising = Rising {
+        tors: Tors::default(),
+        awaited: plan.authority(),
+        plan,
+        tor_dir,
+        listener,
+        stage: None,
+        progress: &mut progress,
+    };
     let result = match tokio::time::timeout(options.deadline, rising.run()).await {
         Ok(result) => result,
         Err(_) => Err(rising.too_late(options.deadline)),
     };
     match result.and_then(|net| write_state(&net).map(|()| net)) {
         Ok(net) => {
-            rising.tors.clear();
+            rising.tors.release();
             rising.enter(Stage::Up);
             Ok(net)
         }
@@ -97,52 +101,20 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage)) -> Result<Tes
     }
 }
 
-/// Starts one more client in a network that is up, at `127.77.NET.NUMBER` (`number` 10 to 250, of
-/// nobody else). It bootstraps by itself, and ends with `owner` or at [`super::down`].
-pub fn start_client(
-    net: &TestNet,
-    tor_dir: Option<&Path>,
-    name: &str,
-    number: u8,
-    owner: Option<u32>,
-) -> Result<Client, TestNetError> {
-    let (planned, torrc) = client_torrc(net, name, number, owner);
-    let folder = super::torrc::node_folder(&net.dir, name);
-    if let Some(pid) = process::running(&folder) {
-        let why = format!("a tor of this name runs (pid {pid})");
-        return Err(TestNetError::Folder { dir: folder, why });
-    }
-    let child = gate::start(&find_tor(tor_dir)?.join("tor"), &folder, &torrc, gate::Task::Run)
-        .map_err(io_error(format!("starting the tor of {name}")))?;
-    let pid = child.id().unwrap_or_default();
-    let [socks, control] = client_ports(&planned);
-    let node = Node { name: planned.name, role: planned.role, pid, address: planned.address };
-    Ok(Client { node, socks, control, cookie: folder.join("data/control_auth_cookie") })
-}
-
-const POLL: Duration = Duration::from_millis(50);
-const LOG_LINES: usize = 12;
 /// From the torrcs' writing until the relays have told the authority of themselves.
 const RELAYS_READY: Duration = Duration::from_millis(1500);
 
-/// A network that comes up. Dropped on the way, it takes its tors with it.
+/// A network that comes up.
 struct Rising<'a> {
     plan: Plan,
     tor_dir: PathBuf,
     /// Holds the network's addresses until the tors do, and is then fetched from.
     listener: TcpListener,
-    tors: Vec<(PlannedNode, Child)>,
+    tors: Tors,
+    /// Whose log tells most of what is being waited for.
+    awaited: PlannedNode,
     stage: Option<Stage>,
-    progress: &'a mut dyn FnMut(Stage),
-}
-
-impl Drop for Rising<'_> {
-    fn drop(&mut self) {
-        for (_, child) in &mut self.tors {
-            // One that has ended already cannot be killed, which is just as well.
-            let _ = child.start_kill();
-        }
-    }
+    progress: &'a mut (dyn FnMut(Stage) + Send),
 }
 
 impl Rising<'_> {
@@ -158,30 +130,29 @@ impl Rising<'_> {
 
         self.enter(Stage::Relays { known: 0, of: usize::from(RELAYS) });
         self.plan.vote_offset = vote_offset(SystemTime::now());
-        let data = self.plan.folder(&authority).join("data");
-        self.start(authority)?;
+        self.start(authority.clone())?;
         for relay in self.plan.relays() {
             self.start(relay)?;
         }
-        self.until_relays(&data.join("cached-descriptors.new"), "router ", |known, of| {
-            Some(Stage::Relays { known, of })
-        })
-        .await?;
+        // The second is where tor moves them when there are many.
+        self.until_relays_in(&authority, &["cached-descriptors.new", "cached-descriptors"], "router ").await?;
 
         self.enter(Stage::Consensus);
-        let consensus = "cached-microdesc-consensus";
-        self.until_relays(&data.join(consensus), "r ", |_, _| None).await?;
+        let consensus = ["cached-microdesc-consensus"];
+        self.until_relays_in(&authority, &consensus, "r ").await?;
         // Who asked for a consensus too early waits long before asking again, unless told to reload.
-        let relays: Vec<PathBuf> = self.plan.relays().iter().map(|relay| self.plan.folder(relay)).collect();
-        process::send(&relays, Signal::SIGHUP);
+        let relays = self.plan.relays();
+        let folders: Vec<PathBuf> = relays.iter().map(|relay| self.plan.folder(relay)).collect();
+        process::send(&folders, Signal::SIGHUP);
         for relay in &relays {
-            self.until_relays(&relay.join("data").join(consensus), "r ", |_, _| None).await?;
+            self.until_relays_in(relay, &consensus, "r ").await?;
         }
 
         self.enter(Stage::Client { percent: 0 });
         let client = self.plan.client();
         let folder = self.plan.folder(&client);
         self.start(client.clone())?;
+        self.awaited = client.clone();
         loop {
             match process::bootstrapped(&folder) {
                 Some(100) => break,
@@ -191,18 +162,13 @@ impl Rising<'_> {
         }
 
         self.enter(Stage::FirstFetch);
-        let [socks, control] = client_ports(&client);
+        let [socks, control] = client.ports();
         fetch::until_fetched(&self.listener, socks).await.map_err(io_error("the HTTP responder".to_owned()))?;
-        self.all_run()?;
+        self.tors.all_run()?;
         let cookie = folder.join("data/control_auth_cookie");
-        let nodes = self.tors.iter().map(|(planned, child)| Node {
-            name: planned.name.clone(),
-            role: planned.role,
-            pid: child.id().unwrap_or_default(),
-            address: planned.address,
-        });
+        let nodes = self.tors.nodes();
         let (dir, authorities) = (self.plan.dir.clone(), self.plan.authorities.clone());
-        Ok(TestNet { socks, control, cookie, dir, authorities, nodes: nodes.collect() })
+        Ok(TestNet { socks, control, cookie, dir, authorities, nodes })
     }
 
     fn enter(&mut self, stage: Stage) {
@@ -214,28 +180,31 @@ impl Rising<'_> {
 
     fn start(&mut self, node: PlannedNode) -> Result<(), TestNetError> {
         let (folder, torrc) = (self.plan.folder(&node), self.plan.torrc(&node));
-        let child = gate::start(&self.tor_dir.join("tor"), &folder, &torrc, gate::Task::Run)
-            .map_err(io_error(format!("starting the tor of {}", node.name)))?;
-        self.tors.push((node, child));
-        Ok(())
+        self.tors.start(&self.tor_dir, node, folder, &torrc)
     }
 
-    /// Waits until `file` has a line for every relay that starts with `keyword` and its nickname.
-    async fn until_relays(
-        &mut self,
-        file: &Path,
-        keyword: &str,
-        stage: impl Fn(usize, usize) -> Option<Stage>,
-    ) -> Result<(), TestNetError> {
-        let starts: Vec<_> = self.plan.relays().iter().map(|relay| format!("{keyword}{} ", relay.name)).collect();
+    /// Waits until `files` in the data of `node` have a line of `keyword` and nickname for every relay.
+    async fn until_relays_in(&mut self, node: &PlannedNode, files: &[&str], keyword: &str) -> Result<(), TestNetError> {
+        let data = self.plan.folder(node).join("data");
+        let relays = self.plan.relays();
         loop {
-            // tor writes it in its own time, and not always as text.
-            let text = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-            let known = starts.iter().filter(|start| text.lines().any(|line| line.starts_with(*start))).count();
-            if let Some(stage) = stage(known, starts.len()) {
-                self.enter(stage);
+            let mut text = String::new();
+            for file in files {
+                // tor writes it in its own time.
+                text.push_str(&String::from_utf8_lossy(&fs::read(data.join(file)).unwrap_or_default()));
             }
-            if known == starts.len() {
+            let is_in = |relay: &&PlannedNode| {
+                let start = format!("{keyword}{} ", relay.name);
+                text.lines().any(|line| line.starts_with(&start))
+            };
+            let known = relays.iter().filter(is_in).count();
+            self.awaited = node.clone();
+            if matches!(self.stage, Some(Stage::Relays { .. })) {
+                self.enter(Stage::Relays { known, of: relays.len() });
+                let missing = relays.iter().find(|relay| !is_in(relay));
+                self.awaited = missing.unwrap_or(node).clone();
+            }
+            if known == relays.len() {
                 return Ok(());
             }
             self.pause().await?;
@@ -244,30 +213,15 @@ impl Rising<'_> {
 
     async fn pause(&mut self) -> Result<(), TestNetError> {
         tokio::time::sleep(POLL).await;
-        self.all_run()
-    }
-
-    fn all_run(&mut self) -> Result<(), TestNetError> {
-        for (node, child) in &mut self.tors {
-            let ended = child.try_wait().map_err(io_error(format!("the tor of {}", node.name)))?;
-            if let Some(status) = ended {
-                let log = process::last_log_lines(&self.plan.folder(node), LOG_LINES);
-                return Err(TestNetError::TorEnded { node: node.name.clone(), status: status.to_string(), log });
-            }
-        }
-        Ok(())
+        self.tors.all_run()
     }
 
     fn too_late(&self, after: Duration) -> TestNetError {
-        let at_fault = match self.stage {
-            Some(Stage::Client { .. } | Stage::FirstFetch) => self.plan.client(),
-            _ => self.plan.authority(),
-        };
         TestNetError::Deadline {
             after,
             stage: self.stage.map(|stage| stage.to_string()).unwrap_or_default(),
-            log: process::last_log_lines(&self.plan.folder(&at_fault), LOG_LINES),
-            node: at_fault.name,
+            log: process::last_log_lines(&self.plan.folder(&self.awaited), LOG_LINES),
+            node: self.awaited.name.clone(),
         }
     }
 }
@@ -324,75 +278,6 @@ fn vote_offset(now: SystemTime) -> u64 {
     (ready.as_secs() + 1 + VOTE_TO_CONSENSUS) % INITIAL_VOTING_INTERVAL
 }
 
-/// Makes the authority's keys, and from them the value of everyone's `DirAuthority` line.
-async fn authority_line(plan: &Plan, authority: &PlannedNode, tor_dir: &Path) -> Result<String, TestNetError> {
-    let folder = plan.folder(authority);
-    let [or_address, dir_address] = [authority.listens_on()[0], authority.listens_on()[1]];
-    // An authority without a certificate would refuse, so tor is asked as a relay; and as it has to be
-    // told of some authority before ours is known, this one stands in.
-    let nobody = Plan { authorities: vec![format!("nobody {dir_address} {}", "0".repeat(40))], ..plan.clone() };
-    let as_relay = nobody.torrc(&PlannedNode { role: Role::Relay, ..authority.clone() });
-    let tor = gate::start(&tor_dir.join("tor"), &folder, &as_relay, gate::Task::ListFingerprint)
-        .map_err(io_error("starting tor".to_owned()))?;
-    let (fingerprint, certificate) =
-        tokio::join!(output("tor --list-fingerprint", tor), certificate(&folder, tor_dir, dir_address));
-    // "authority 0123 4567 …"
-    let fingerprint: String = fingerprint?
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("{} ", authority.name)))
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    let certificate = certificate?;
-    let identity =
-        certificate.lines().find_map(|line| line.strip_prefix("fingerprint ")).unwrap_or_default().trim().to_owned();
-    Ok(format!("{} orport={} no-v2 v3ident={identity} {dir_address} {fingerprint}", authority.name, or_address.port()))
-}
-
-/// Makes the authority's long-term and signing keys, and returns the certificate.
-async fn certificate(folder: &Path, tor_dir: &Path, dir_address: SocketAddr) -> Result<String, TestNetError> {
-    let keys = folder.join("data/keys");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(io_error(keys.display().to_string()))?;
-    let certificate = keys.join("authority_certificate");
-    let mut gencert = Command::new(tor_dir.join("tor-gencert"))
-        .args(["--create-identity-key", "--passphrase-fd", "0", "-m", "12", "-a", &dir_address.to_string()])
-        .arg("-i")
-        .arg(keys.join("authority_identity_key"))
-        .arg("-s")
-        .arg(keys.join("authority_signing_key"))
-        .arg("-c")
-        .arg(&certificate)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(io_error("starting tor-gencert".to_owned()))?;
-    if let Some(mut stdin) = gencert.stdin.take() {
-        // A key of minutes on loopback; one that ended early says why below.
-        let _ = stdin.write_all(b"not a secret\n").await;
-    }
-    output("tor-gencert", gencert).await?;
-    fs::read_to_string(&certificate).map_err(io_error(certificate.display().to_string()))
-}
-
-async fn output(program: &str, child: Child) -> Result<String, TestNetError> {
-    let output = child.wait_with_output().await.map_err(io_error(program.to_owned()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok(text);
-    }
-    let all = text + &String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<_> = all.lines().collect();
-    let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-    Err(TestNetError::Program { program: program.to_owned(), status: output.status.to_string(), output: last })
-}
-
-fn client_ports(client: &PlannedNode) -> [SocketAddr; 2] {
-    debug_assert_eq!(client.role, Role::Client);
-    [super::torrc::SOCKS_PORT, super::torrc::CONTROL_PORT].map(|port| (client.address, port).into())
-}
-
 /// Under another name first, so that nobody reads half of it.
 fn write_state(net: &TestNet) -> Result<(), TestNetError> {
     let (file, draft) = (net.dir.join(STATE), net.dir.join("testnet.json.new"));
@@ -400,8 +285,4 @@ fn write_state(net: &TestNet) -> Result<(), TestNetError> {
     fs::write(&draft, text + "\n")
         .and_then(|()| fs::rename(&draft, &file))
         .map_err(io_error(file.display().to_string()))
-}
-
-fn io_error(what: String) -> impl FnOnce(io::Error) -> TestNetError {
-    move |source| TestNetError::Io { what, source }
 }

@@ -5,10 +5,13 @@
 //! network's files are in one folder: `testnet.json` and, per node, its torrc, log, pid and data.
 
 mod bootstrap;
+mod client;
 mod fetch;
 pub mod gate;
+mod keys;
 mod process;
 pub mod torrc;
+mod tors;
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -19,7 +22,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{Stage, find_tor, start_client, up};
+pub use bootstrap::{Stage, find_tor, up};
+pub use client::{Client, ClientOptions, start_client};
 
 /// What [`up`] needs to know.
 #[derive(Clone, Debug)]
@@ -74,19 +78,6 @@ pub enum Role {
     Relay,
     /// Has a SOCKS and a control port.
     Client,
-}
-
-/// A client that was started later than its network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// Its tor.
-    pub node: Node,
-    /// Its SOCKS port.
-    pub socks: SocketAddr,
-    /// Its control port.
-    pub control: SocketAddr,
-    /// The cookie for the control port.
-    pub cookie: PathBuf,
 }
 
 /// What [`status`] finds.
@@ -165,6 +156,14 @@ pub enum TestNetError {
         node: String,
         /// The last lines of its log.
         log: String,
+    },
+    /// A client could not join.
+    #[error("client `{name}`: {why}")]
+    Client {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
     },
     /// Tors that survived even SIGKILL.
     #[error("tors that did not end: {0}")]
@@ -278,4 +277,8 @@ fn lock(dir: &Path) -> Result<File, TestNetError> {
         Err(TryLockError::WouldBlock) => Err(TestNetError::Busy(dir.to_owned())),
         Err(TryLockError::Error(source)) => Err(io_error(source)),
     }
+}
+
+fn io_error(what: String) -> impl FnOnce(io::Error) -> TestNetError {
+    move |source| TestNetError::Io { what, source }
 }

@@ -12,7 +12,10 @@ use nix::unistd::Pid;
 const TERM_WAIT: Duration = Duration::from_secs(5);
 /// How long the system may take to end it after SIGKILL.
 const KILL_WAIT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(20);
+/// Between two looks at what tors do.
+pub const POLL: Duration = Duration::from_millis(50);
+/// As much of a log as an error shows.
+pub const LOG_LINES: usize = 12;
 /// As much of a log's end as is searched for its last lines.
 const LOG_TAIL: u64 = 64 * 1024;
 

@@ -60,6 +60,11 @@ impl PlannedNode {
         };
         ports.iter().map(|&port| SocketAddrV4::new(self.address, port).into()).collect()
     }
+
+    /// A client's SOCKS and control ports.
+    pub fn ports(&self) -> [SocketAddr; 2] {
+        [SOCKS_PORT, CONTROL_PORT].map(|port| (self.address, port).into())
+    }
 }
 
 impl Plan {
@@ -132,8 +137,7 @@ impl Plan {
     }
 }
 
-/// The torrc of one more client for a network that is up: SOCKS and control ports on the address
-/// `127.77.NET.NUMBER`, `NUMBER` from 10 to 250 and of nobody else; its folder is beside the others.
+/// One more client for a network that is up, at `127.77.NET.NUMBER`, and its torrc.
 pub fn client_torrc(net: &TestNet, name: &str, number: u8, owner: Option<u32>) -> (PlannedNode, String) {
     let [a, b, c, _] = net.address().octets();
     let node = PlannedNode { name: name.to_owned(), role: Role::Client, address: Ipv4Addr::new(a, b, c, number) };
