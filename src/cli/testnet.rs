@@ -105,7 +105,12 @@ async fn up(options: Options) -> anyhow::Result<ExitCode> {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        ended = until_one_ends(&net) => anyhow::bail!("the network went down: {}", ended?),
+        ended = until_one_ends(&net) => {
+            let why = ended?;
+            // Should this fail, as when somebody else does the same, the rest ends with its owner: us.
+            let _ = testnet::down(&net.dir).await;
+            anyhow::bail!("the network went down: {why}");
+        }
     }
     down(net.dir).await
 }
