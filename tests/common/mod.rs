@@ -1,5 +1,6 @@
 //! What several tests need.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The folder that holds tor and tor-gencert: `PERFD_TOR_DIR`, one of `PATH`, or where scripts/get-tor
@@ -12,6 +13,7 @@ pub fn tor_dir() -> Option<PathBuf> {
     }
     let left_out = "left out: no tor (run scripts/get-tor)";
     assert!(std::env::var("PERFD_REQUIRE_TOR").as_deref() != Ok("1"), "{left_out}");
-    eprintln!("{left_out}");
+    // Not eprintln, which the test harness keeps to itself while a test passes.
+    let _ = writeln!(std::io::stderr(), "{left_out}");
     None
 }
