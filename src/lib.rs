@@ -19,6 +19,7 @@ pub mod scheduler;
 pub mod service;
 pub mod slot;
 pub mod store;
+pub mod testnet;
 pub mod version;
 pub mod web;
 

@@ -5,6 +5,7 @@ pub mod exit;
 mod once;
 mod results;
 mod run;
+mod testnet;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -33,6 +34,8 @@ enum Command {
     Once(once::OnceArgs),
     Check(check::CheckArgs),
     Results(results::ResultsArgs),
+    /// A private Tor network on loopback, for demos, tests and development
+    Testnet(testnet::TestnetArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell's
@@ -51,6 +54,7 @@ impl Cli {
             Command::Once(args) => once::run(args),
             Command::Check(args) => check::run(args).map(|()| exit::OK),
             Command::Results(args) => results::run(args).map(|()| exit::OK),
+            Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "perfd", &mut std::io::stdout());
                 Ok(exit::OK)
