@@ -96,7 +96,7 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
 }
 
 /// The error about `what` (the file or its folder), with its owner and mode.
-fn not_writable(path: &Path, what: &Path) -> OpenError {
+pub(super) fn not_writable(path: &Path, what: &Path) -> OpenError {
     let (uid, gid, mode) = fs::metadata(what).map_or((0, 0, 0), |m: Metadata| (m.uid(), m.gid(), m.mode() & 0o7777));
     let (path, what): (PathBuf, PathBuf) = (path.to_owned(), what.to_owned());
     OpenError::NotWritable { path, what, uid, gid, mode, user: geteuid().as_raw() }
