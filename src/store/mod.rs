@@ -72,8 +72,11 @@ pub struct StoreOptions {
     pub read_wait: Duration,
     /// Called with the writing connection before each transaction.
     #[cfg(test)]
-    pub(crate) before_transaction: Option<Arc<dyn Fn(&rusqlite::Connection) + Send + Sync>>,
+    before_transaction: Option<Arc<Hook>>,
 }
+
+#[cfg(test)]
+type Hook = dyn Fn(&rusqlite::Connection) + Send + Sync;
 
 impl Default for StoreOptions {
     fn default() -> Self {
