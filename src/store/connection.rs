@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
@@ -79,8 +80,10 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
         _ => return Err(OpenError::NoFolder { path: path.to_owned(), folder: folder.to_owned() }),
     }
     // SQLite creates the -wal and -shm files beside the store.
-    if eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-        return Err(not_writable(path, folder));
+    match eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => {}
+        Err(Errno::EACCES) => return Err(not_writable(path, folder)),
+        Err(error) => return Err(OpenError::Other { path: path.to_owned(), detail: error.desc().to_owned() }),
     }
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => return Err(OpenError::NotAFile { path: path.to_owned() }),
@@ -96,7 +99,7 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
 }
 
 /// The error about `what` (the file or its folder), with its owner and mode.
-fn not_writable(path: &Path, what: &Path) -> OpenError {
+pub(super) fn not_writable(path: &Path, what: &Path) -> OpenError {
     let (uid, gid, mode) = fs::metadata(what).map_or((0, 0, 0), |m: Metadata| (m.uid(), m.gid(), m.mode() & 0o7777));
     let (path, what): (PathBuf, PathBuf) = (path.to_owned(), what.to_owned());
     OpenError::NotWritable { path, what, uid, gid, mode, user: geteuid().as_raw() }

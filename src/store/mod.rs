@@ -72,8 +72,11 @@ pub struct StoreOptions {
     pub read_wait: Duration,
     /// Called with the writing connection before each transaction.
     #[cfg(test)]
-    pub(crate) before_transaction: Option<Arc<dyn Fn(&rusqlite::Connection) + Send + Sync>>,
+    before_transaction: Option<Arc<Hook>>,
 }
+
+#[cfg(test)]
+type Hook = dyn Fn(&rusqlite::Connection) + Send + Sync;
 
 impl Default for StoreOptions {
     fn default() -> Self {
@@ -214,9 +217,16 @@ impl Store {
     }
 
     async fn write(&self, operation: Operation) -> Result<Done, StoreError> {
-        let (job, done) = Job::new(operation);
+        let (job, mut done) = Job::new(operation);
         self.shared.sender.send(Message::Job(job)).await.map_err(|_| StoreError::Closed)?;
-        done.await.unwrap_or(Err(StoreError::Closed))
+        // A request that came while the writer ended may lie in the queue unseen. The writer has
+        // answered all that it saw before its end of `health` goes.
+        let mut writer = self.health();
+        tokio::select! {
+            biased;
+            answer = &mut done => answer.unwrap_or(Err(StoreError::Closed)),
+            _ = writer.wait_for(|_| false) => done.try_recv().unwrap_or(Err(StoreError::Closed)),
+        }
     }
 
     async fn write_and_count(&self, operation: Operation) -> Result<u64, StoreError> {

@@ -157,7 +157,9 @@ fn abort_unfinished(conn: &Connection, now: UnixMicros) -> Result<Done, Fault> {
 
 fn forget_missed_after(conn: &Connection, experiment: &str, grid: &Grid, now: UnixMicros) -> Result<Done, Fault> {
     let future: Vec<SlotRow> = conn
-        .prepare_cached(&select_slots("WHERE experiment = ?1 AND planned_last_us > ?2 AND state = 'missed'"))?
+        .prepare_cached(&select_slots(
+            "INDEXED BY slot_last WHERE experiment = ?1 AND planned_last_us > ?2 AND state = 'missed'",
+        ))?
         .query_map(params![experiment, now.0], slot_row)?
         .collect::<Result<_, _>>()?;
     let mut forgotten = 0;

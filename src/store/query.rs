@@ -89,6 +89,7 @@ pub(super) fn results_page(
     after: Option<i64>,
     order: Order,
     max_rows: usize,
+    window: i64,
 ) -> Result<Page> {
     // One transaction, so that `next` and `latest` speak of the same moment as the rows.
     let snapshot = conn.unchecked_transaction()?;
@@ -102,14 +103,14 @@ pub(super) fn results_page(
         Order::Oldest => (after.saturating_add(1), i64::MAX),
         Order::Newest => (i64::MIN, after.saturating_sub(1)),
     };
-    if few_candidates(&snapshot, filter)? {
+    if few_candidates(&snapshot, filter, window)? {
         let (rows, next) = select(&snapshot, filter, index_of(filter), (low, high), order, max_rows)?;
         return Ok(Page { rows, next, latest });
     }
-    let Some((low, high, beyond)) = window(&snapshot, low, high, order)? else {
+    let Some((low, high, beyond)) = first_window(&snapshot, (low, high), order, window)? else {
         return Ok(Page { rows: Vec::new(), next: None, latest });
     };
-    let (rows, next) = select(&snapshot, filter, "", (low, high), order, max_rows)?;
+    let (rows, next) = select(&snapshot, filter, "NOT INDEXED", (low, high), order, max_rows)?;
     Ok(Page { rows, next: next.or(beyond), latest })
 }
 
@@ -119,7 +120,7 @@ fn index_of(filter: &Filter) -> &'static str {
 }
 
 /// Whether the index alone leaves no more rows than a window would hold.
-fn few_candidates(conn: &Connection, filter: &Filter) -> Result<bool> {
+fn few_candidates(conn: &Connection, filter: &Filter, window: i64) -> Result<bool> {
     if filter.experiment.is_none() && filter.since.is_none() && filter.until.is_none() {
         return Ok(false);
     }
@@ -134,31 +135,39 @@ fn few_candidates(conn: &Connection, filter: &Filter) -> Result<bool> {
     let row = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let count = match &filter.experiment {
         Some(name) => statement
-            .query_row(named_params! {":experiment": name, ":since": since, ":until": until, ":window": WINDOW}, row)?,
-        None => statement.query_row(named_params! {":since": since, ":until": until, ":window": WINDOW}, row)?,
+            .query_row(named_params! {":experiment": name, ":since": since, ":until": until, ":window": window}, row)?,
+        None => statement.query_row(named_params! {":since": since, ":until": until, ":window": window}, row)?,
     };
-    Ok(count < WINDOW)
+    Ok(count < window)
 }
 
-/// The first window of revisions within the range, and where the next one continues, if anything
-/// lies beyond it. `None` if nothing lies in the range.
-fn window(conn: &Connection, low: i64, high: i64, order: Order) -> Result<Option<(i64, i64, Option<i64>)>> {
-    let first = |aggregate: &str, low: i64, high: i64| -> Result<Option<i64>> {
+/// The first `window` revisions within the range, and where to continue after them, if anything lies
+/// beyond. `None` if nothing lies in the range.
+fn first_window(
+    conn: &Connection,
+    (low, high): (i64, i64),
+    order: Order,
+    window: i64,
+) -> Result<Option<(i64, i64, Option<i64>)>> {
+    let first = |low: i64, high: i64| -> Result<Option<i64>> {
+        let aggregate = match order {
+            Order::Oldest => "min",
+            Order::Newest => "max",
+        };
         let sql = format!("SELECT {aggregate}(revision) FROM result WHERE revision BETWEEN ?1 AND ?2");
         conn.prepare_cached(&sql)?.query_row([low, high], |row| row.get(0))
     };
-    Ok(match order {
-        Order::Oldest => first("min", low, high)?.map(|first_in| (first_in, first_in.saturating_add(WINDOW - 1))),
-        Order::Newest => first("max", low, high)?.map(|first_in| (first_in.saturating_sub(WINDOW - 1), first_in)),
-    }
-    .map(|(low, high)| -> Result<_> {
-        let (last_in, beyond) = match order {
-            Order::Oldest => (high, first("min", high.saturating_add(1), i64::MAX)?),
-            Order::Newest => (low, first("max", i64::MIN, low.saturating_sub(1))?),
-        };
-        Ok((low, high, beyond.map(|_| last_in)))
-    })
-    .transpose()?)
+    let Some(begin) = first(low, high)? else { return Ok(None) };
+    Ok(Some(match order {
+        Order::Oldest => {
+            let end = begin.saturating_add(window - 1);
+            (begin, end, first(end.saturating_add(1), i64::MAX)?.map(|_| end))
+        }
+        Order::Newest => {
+            let end = begin.saturating_sub(window - 1);
+            (end, begin, first(i64::MIN, end.saturating_sub(1))?.map(|_| end))
+        }
+    }))
 }
 
 /// The rows that `filter` lets through, and the revision to continue after if `max_rows` cut them off.
@@ -171,20 +180,7 @@ fn select(
     max_rows: usize,
 ) -> Result<(Vec<ResultRow>, Option<i64>)> {
     let (since, until) = start_range(filter);
-    let direction = match order {
-        Order::Oldest => "ASC",
-        Order::Newest => "DESC",
-    };
-    let experiment = match filter.experiment {
-        Some(_) => "experiment = :experiment",
-        None => ":experiment IS NULL",
-    };
-    let sql = select_results(&format!(
-        "{index} WHERE {experiment} AND start_us BETWEEN :since AND :until AND revision BETWEEN :low AND :high \
-         AND (:source IS NULL OR source = :source) AND (:size IS NULL OR size = :size) \
-         AND (:outcome IS NULL OR outcome = :outcome) ORDER BY revision {direction} LIMIT :limit"
-    ));
-    let mut statement = conn.prepare_cached(&sql)?;
+    let mut statement = conn.prepare_cached(&select_sql(filter, index, order))?;
     let size = filter.size.map(|size| i64::try_from(size).unwrap_or(-1));
     let rows = statement.query_map(
         named_params! {
@@ -199,6 +195,24 @@ fn select(
     rows.truncate(max_rows);
     let next = rows.last().filter(|_| more).map(|row| row.revision);
     Ok((rows, next))
+}
+
+/// The index is always named (`NOT INDEXED` leaves the revision): without statistics the planner
+/// would take the filter's, and look through far more than a window.
+fn select_sql(filter: &Filter, index: &str, order: Order) -> String {
+    let direction = match order {
+        Order::Oldest => "ASC",
+        Order::Newest => "DESC",
+    };
+    let experiment = match filter.experiment {
+        Some(_) => "experiment = :experiment",
+        None => ":experiment IS NULL",
+    };
+    select_results(&format!(
+        "{index} WHERE {experiment} AND start_us BETWEEN :since AND :until AND revision BETWEEN :low AND :high \
+         AND (:source IS NULL OR source = :source) AND (:size IS NULL OR size = :size) \
+         AND (:outcome IS NULL OR outcome = :outcome) ORDER BY revision {direction} LIMIT :limit"
+    ))
 }
 
 /// The first and the last START that `filter` lets through.
@@ -253,9 +267,11 @@ pub(super) fn experiments(conn: &Connection) -> Result<Vec<String>> {
 
 /// The slot or gap with the latest planned time.
 pub(super) fn last_slot(conn: &Connection, experiment: &str) -> Result<Option<SlotRow>> {
-    conn.prepare_cached(&select_slots("WHERE experiment = ?1 ORDER BY planned_last_us DESC LIMIT 1"))?
-        .query_row([experiment], slot_row)
-        .optional()
+    conn.prepare_cached(&select_slots(
+        "INDEXED BY slot_last WHERE experiment = ?1 ORDER BY planned_last_us DESC LIMIT 1",
+    ))?
+    .query_row([experiment], slot_row)
+    .optional()
 }
 
 /// Slots planned within `from <= planned < until`, gaps that reach into it included, earliest first.
@@ -299,4 +315,31 @@ pub(super) fn slot_counts(conn: &Connection, experiment: &str) -> Result<SlotCou
 /// The highest revision ever given; 0 if none was.
 pub(super) fn latest_revision(conn: &Connection) -> Result<i64> {
     conn.prepare_cached("SELECT value FROM counter WHERE name = 'revision'")?.query_row([], |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_read_by_revision_whatever_the_filter() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        super::super::schema::migrations().to_latest(&mut conn).unwrap();
+        let plan = |filter: &Filter, index: &str| -> String {
+            let sql = format!("EXPLAIN QUERY PLAN {}", select_sql(filter, index, Order::Newest));
+            let mut statement = conn.prepare(&sql).unwrap();
+            let steps = statement.raw_query().mapped(|row| row.get::<_, String>(3));
+            steps.collect::<Result<Vec<_>>>().unwrap().join("; ")
+        };
+        let everything = Filter::default();
+        let of_one = Filter { experiment: Some("small".to_owned()), ..Filter::default() };
+        for filter in [&everything, &of_one] {
+            assert_eq!(plan(filter, "NOT INDEXED"), "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)");
+        }
+        for (filter, columns) in [(&everything, "start_us>? AND start_us<?"), (&of_one, "experiment=? AND start_us>?")]
+        {
+            let plan = plan(filter, index_of(filter));
+            assert!(plan.contains(columns), "{plan}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::connection::open_for_reading;
-use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts};
+use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts, WINDOW};
 use super::{StoreError, StoreOptions};
 use crate::clock::UnixMicros;
 use crate::measurement::{ResultRow, RunId};
@@ -49,7 +49,7 @@ impl StoreReader {
     }
 
     /// Results by revision: those after `after` in this order (all, if `None`), at most `max_rows`
-    /// (1 to [`WINDOW`](super::WINDOW)).
+    /// (1 to [`WINDOW`]).
     ///
     /// A page may hold fewer rows than there are, even none: the end is reached only when its `next`
     /// is `None`. Rows that are added between two pages are neither skipped nor repeated: they come
@@ -62,7 +62,7 @@ impl StoreReader {
         max_rows: usize,
     ) -> Result<Page, StoreError> {
         let filter = filter.clone();
-        self.read(move |conn| query::results_page(conn, &filter, after, order, max_rows)).await
+        self.read(move |conn| query::results_page(conn, &filter, after, order, max_rows, WINDOW)).await
     }
 
     /// The run of this name, and the text of the configuration it was made under.
@@ -99,7 +99,7 @@ impl StoreReader {
     }
 
     /// Slots planned within `from <= planned < until`, gaps that reach into it included, earliest
-    /// first, at most `limit` (and [`WINDOW`](super::WINDOW)) rows.
+    /// first, at most `limit` (and [`WINDOW`]) rows.
     pub async fn slots_between(
         &self,
         experiment: &str,
@@ -122,7 +122,7 @@ impl StoreReader {
         self.read(query::latest_revision).await
     }
 
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {

@@ -109,10 +109,10 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes until the end is requested and nothing waits any more, or its deadline has passed.
     pub(super) fn run(mut self) -> Result<(), StoreError> {
-        while let Some(batch) = self.next_batch() {
-            if let Err(error) = self.write(batch) {
+        while let Some(message) = self.next() {
+            if let Err(error) = self.write(message) {
                 self.receiver.close();
-                while let Some(message) = self.receiver.blocking_recv() {
+                while let Ok(message) = self.receiver.try_recv() {
                     answer(message, &error);
                 }
                 return Err(error);
@@ -122,15 +122,15 @@ impl Writer {
     }
 
     /// Waits for something to write; `None` is the end.
-    fn next_batch(&mut self) -> Option<Vec<Job>> {
+    ///
+    /// Once the end is requested it does not wait: a caller may have a place in the queue and never
+    /// fill it, and tokio's receiver would wait for that place.
+    fn next(&mut self) -> Option<Message> {
         if self.closing.requested() {
             self.receiver.close();
+            return self.receiver.try_recv().ok();
         }
-        let mut batch = Vec::new();
-        if let Message::Job(job) = self.receiver.blocking_recv()? {
-            batch.push(job);
-        }
-        Some(batch)
+        self.receiver.blocking_recv()
     }
 
     /// Adds what else is waiting, up to the cap, and drops what was taken back.
@@ -145,8 +145,13 @@ impl Writer {
         batch.retain(|job| !job.taken_back());
     }
 
-    /// Writes the batch, however long it takes; an error says that it had to give up.
-    fn write(&mut self, mut batch: Vec<Job>) -> Result<(), StoreError> {
+    /// Writes what waits, beginning with `first`, however long it takes; an error says that it had
+    /// to give up.
+    fn write(&mut self, first: Message) -> Result<(), StoreError> {
+        let mut batch = match first {
+            Message::Job(job) => vec![job],
+            Message::Wake => Vec::new(),
+        };
         let mut pause = self.options.first_pause;
         loop {
             self.fill(&mut batch);
