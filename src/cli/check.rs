@@ -1,11 +1,15 @@
 //! `perfd check`: is the configuration right, and does the public address answer?
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use reqwest::redirect::Policy;
 use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio_socks::tcp::Socks5Stream;
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE};
 use crate::config::{Config, PublicAddress, Tor};
@@ -74,23 +78,44 @@ struct Answer {
 async fn ask(tor: &Tor, public: &PublicAddress, expected: Option<&str>) -> Result<String> {
     let host = if public.host.contains(':') { format!("[{}]", public.host) } else { public.host.clone() };
     let url = format!("http://{host}:{}/health", public.port);
-    // A user name of its own, so that tor builds a fresh circuit for the question.
-    let proxy = format!("socks5h://check-{}:perfd@{}", RunId::random(), tor.socks);
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .proxy(reqwest::Proxy::all(proxy)?)
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(PATIENCE)
-        .build()?;
-    let response = client.get(&url).send().await.with_context(|| format!("{url} does not answer"))?;
-    let status = response.status();
-    let answer: Answer =
-        response.json().await.with_context(|| format!("{url} answers (status {status}), but it is no perfd"))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let through = format!("http://{}/health", listener.local_addr()?);
+    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(PATIENCE).build()?;
+    let request = client.get(through).header(reqwest::header::HOST, format!("{host}:{}", public.port));
+    let answer = async {
+        let response = request.send().await.with_context(|| format!("{url} does not answer"))?;
+        let status = response.status();
+        response.json().await.with_context(|| format!("{url} answers (status {status}), but it is no perfd"))
+    };
+    let answer: Answer = tokio::select! {
+        answer = answer => answer?,
+        failed = forward(listener, tor, public) => {
+            return Err(failed).with_context(|| format!("{url} can't be reached"));
+        }
+    };
     match expected {
         Some(instance) if instance != answer.instance => {
             bail!("{url} is answered by another perfd ({}, instance {})", answer.source, answer.instance)
         }
         Some(_) => Ok(format!("{url} answers, and it is this perfd ({})", answer.source)),
         None => Ok(format!("{url} answers, and it is a perfd ({})", answer.source)),
+    }
+}
+
+/// Carries one connection through the tor to the public address; returns only if that can't be opened.
+/// (reqwest can't speak to a SOCKS proxy itself when it is built without TLS.)
+async fn forward(listener: TcpListener, tor: &Tor, public: &PublicAddress) -> anyhow::Error {
+    let carry = async {
+        let (mut near, _) = listener.accept().await?;
+        let target = (public.host.as_str(), public.port);
+        // A user name of its own, so that tor builds a fresh circuit for the question.
+        let user = format!("check-{}", RunId::random());
+        let mut far = Socks5Stream::connect_with_password(tor.socks, target, &user, "perfd").await?;
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        Ok::<(), anyhow::Error>(())
+    };
+    match carry.await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
     }
 }

@@ -3,6 +3,7 @@
 //! The order matters. Sockets are bound as root; privileges are dropped before there is a second thread;
 //! store and log are opened as the user that they will belong to; the runtime starts last.
 
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use clap::Args;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -63,6 +65,7 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
     if let Some(identity) = identity {
         info!(user = identity.user(), "privileges dropped for good");
     }
+    let _lock = lock(config.state_directory())?;
     let secret = Secret::load_or_create(config.state_directory()).or_exit(STORE)?;
     let store = Store::open(&config.store).or_exit(STORE)?;
 
@@ -73,6 +76,27 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
     // Nothing is left that is worth waiting for: every part was joined or has had its time.
     runtime.shutdown_background();
     outcome.or_exit(FAILED)
+}
+
+/// Makes sure that no other perfd works on the same store: it would take the slots that this one runs
+/// for those of a perfd that died.
+fn lock(state_directory: &Path) -> Result<Flock<File>, Exit> {
+    let path = state_directory.join("perfd.lock");
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| {
+            let remedy = "its folder must be writable for the user that perfd runs as";
+            anyhow!("can't open {}: {e}; {remedy}", path.display())
+        })
+        .or_exit(STORE)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, e)| {
+            anyhow!("another perfd works on this store ({} is locked: {e}); end it first", path.display())
+        })
+        .or_exit(STORE)
 }
 
 /// Listens on every address. An IPv6 address on a host that has none is passed over, if another is left.

@@ -117,8 +117,8 @@ pub async fn look(shared: &Shared) -> Health {
             && last_result.is_some()
             && last_success.is_none_or(|at| now.since(at) > patience)
         {
-            let last = last_success.map_or("ever".to_owned(), |at| format!("since {at}"));
-            problems.push(format!("experiment {} had no success {last}", experiment.name));
+            let last = last_success.map_or("yet".to_owned(), |at| format!("since {at}"));
+            problems.push(format!("experiment {} has had no success {last}", experiment.name));
         }
         ExperimentHealth {
             name: experiment.name.clone(),
