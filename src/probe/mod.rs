@@ -44,6 +44,7 @@ pub async fn measure(request: &Request) -> Measurement {
         socket: None,
         connect: None,
         local: None,
+        whole: false,
         verified: false,
     };
     let attempt = tokio::time::timeout_at((origin + request.timeout).into(), run.attempt()).await;
@@ -58,6 +59,8 @@ struct Run<'a> {
     socket: Option<u64>,
     connect: Option<u64>,
     local: Option<SocketAddr>,
+    /// The payload was there, and right where that was checked.
+    whole: bool,
     verified: bool,
 }
 
@@ -188,10 +191,7 @@ impl Run<'_> {
             }
         };
         let _ = tokio::time::timeout(LINGER, silence).await;
-        match stream::open(&self.tape).response.surplus() {
-            0 => Ok(()),
-            surplus => Err(Trouble::new(Cause::PayloadPadded, format!("{surplus} bytes came after the payload's end"))),
-        }
+        Ok(())
     }
 
     fn http_request(&self) -> Result<hyper::Request<Empty<Bytes>>, Trouble> {
@@ -252,6 +252,7 @@ impl Run<'_> {
             let detail = format!("the payload ended after {received} of {size} bytes");
             return Err(Trouble::new(Cause::PayloadTruncated, detail));
         }
+        self.whole = true;
         self.verified = verifier.is_some();
         Ok(())
     }
@@ -288,6 +289,17 @@ impl Run<'_> {
             ..Steps::default()
         };
         tape.response.fill(&mut steps);
+        let attempt = match attempt {
+            // It ran out in the wait for the server's close, which is no step of the run.
+            Err(_) if self.whole => Ok(Ok(())),
+            attempt => attempt,
+        };
+        let attempt = attempt.map(|ended| match tape.response.surplus() {
+            surplus @ 1.. if ended.is_ok() => {
+                Err(Trouble::new(Cause::PayloadPadded, format!("{surplus} bytes came after the payload's end")))
+            }
+            _ => ended,
+        });
         let outcome = match attempt {
             Ok(Ok(())) => {
                 // A payload of no bytes is complete as soon as the response is there.
