@@ -129,11 +129,9 @@ impl Run<'_> {
 
     fn socks_trouble(&self, error: tokio_socks::Error) -> Trouble {
         use tokio_socks::Error as E;
-        if let E::Io(error) = error {
-            return error.into();
-        }
         let said = socks::read_back(&stream::open(&self.tape).socks);
         match (error, said.reply_code) {
+            // Even where the reply was cut short after it, the code says why.
             (_, Some(code)) if code != 0 => Trouble {
                 socks_code: Some(code),
                 ..Trouble::new(
@@ -141,6 +139,7 @@ impl Run<'_> {
                     format!("the proxy answered {code:#04x}: {}", socks_reply_meaning(code)),
                 )
             },
+            (E::Io(error), _) => error.into(),
             (E::NoAcceptableAuthMethods | E::UnknownAuthMethod, None) => {
                 Trouble::new(Cause::SocksMethod, "the proxy takes neither no authentication nor a user name")
             }
