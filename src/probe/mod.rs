@@ -94,11 +94,12 @@ impl From<io::Error> for Trouble {
 
 impl Run<'_> {
     async fn attempt(&mut self) -> Result<(), Trouble> {
+        let request = self.http_request()?;
         let tcp = self.connect().await?;
         let stream = TimedStream::new(tcp, self.tape.clone());
         let stream = self.ask_proxy(stream).await?;
         stream::open(&self.tape).speak_http();
-        self.fetch(stream).await
+        self.fetch(stream, request).await
     }
 
     async fn connect(&mut self) -> Result<TcpStream, Trouble> {
@@ -153,7 +154,7 @@ impl Run<'_> {
         }
     }
 
-    async fn fetch<S>(&mut self, stream: S) -> Result<(), Trouble>
+    async fn fetch<S>(&mut self, stream: S, request: hyper::Request<Empty<Bytes>>) -> Result<(), Trouble>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -161,7 +162,6 @@ impl Run<'_> {
         builder.max_buf_size(http::HEAD_LIMIT);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(http_trouble)?;
         let mut connection = std::pin::pin!(connection.without_shutdown());
-        let request = self.http_request()?;
 
         // The connection does the reading and writing, in this task; the exchange waits for it.
         let mut parts = None;
@@ -196,8 +196,15 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The HTTP request; made before anything else, so that what can't be asked for builds no circuit.
     fn http_request(&self) -> Result<hyper::Request<Empty<Bytes>>, Trouble> {
         let Request { host, port, path, id, .. } = self.request;
+        if !(1..=255).contains(&host.len()) {
+            return Err(Trouble::new(Cause::Io, "SOCKS 5 takes host names of 1 to 255 bytes"));
+        }
+        if !path.starts_with('/') {
+            return Err(Trouble::new(Cause::Io, "the path does not begin with a slash"));
+        }
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let authority = if *port == 80 { host } else { format!("{host}:{port}") };
         hyper::Request::get(path)
