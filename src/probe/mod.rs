@@ -345,12 +345,22 @@ impl Run<'_> {
 
 fn http_trouble(error: hyper::Error) -> Trouble {
     if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        return io::Error::new(io.kind(), io.to_string()).into();
+        // What is no system's error is hyper's own verdict on chunks or trailers.
+        return match (io.raw_os_error(), io.kind()) {
+            (Some(code), _) => io::Error::from_raw_os_error(code).into(),
+            (None, io::ErrorKind::UnexpectedEof) => Trouble::new(Cause::Closed, "the connection was closed"),
+            (None, _) => malformed(&error),
+        };
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return Trouble::new(Cause::Closed, "the connection was closed");
     }
-    Trouble::new(Cause::HttpMalformed, format!("the server does not speak HTTP/1.1: {error}"))
+    malformed(&error)
+}
+
+fn malformed(error: &hyper::Error) -> Trouble {
+    let why = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    Trouble::new(Cause::HttpMalformed, format!("the server does not speak HTTP/1.1: {why}"))
 }
 
 /// Reads until the peer closes, or has sent something where nothing was due. The tape keeps count.
