@@ -47,7 +47,7 @@ pub async fn measure(request: &Request) -> Measurement {
         whole: false,
         verified: false,
     };
-    let attempt = tokio::time::timeout_at((origin + request.timeout).into(), run.attempt()).await;
+    let attempt = tokio::time::timeout(request.timeout, run.attempt()).await;
     run.into_measurement(start, attempt)
 }
 
