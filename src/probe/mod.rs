@@ -339,7 +339,10 @@ impl Run<'_> {
             proxy: self.request.socks,
             remote_host: self.request.host.clone(),
             remote_port: self.request.port,
-            isolated: handshake.negotiate.and(handshake.method).map(|method| method == 2),
+            isolated: match handshake.method {
+                Some(socks::METHOD_NONE) => Some(false),
+                _ => handshake.authenticated.then_some(true),
+            },
             verified: self.verified,
         }
     }
