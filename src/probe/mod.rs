@@ -227,6 +227,9 @@ impl Run<'_> {
             });
         }
         let announced = hyper::body::Body::size_hint(response.body()).exact();
+        if announced.is_some_and(|announced| announced > http::SIZE_LIMIT) {
+            return Err(Trouble::new(Cause::HttpMalformed, "the announced size is beyond all bounds"));
+        }
         if let (Some(asked), Some(announced)) = (self.request.size, announced)
             && asked != announced
         {
