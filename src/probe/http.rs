@@ -6,7 +6,8 @@
 
 use crate::measurement::{PARTIALS, Steps};
 
-/// A response's head may not be longer than this; hyper is given the same bound.
+/// A response's head may not be longer than this. hyper is given the same bound, and goes beyond it where
+/// the head ends within the same read.
 pub const HEAD_LIMIT: usize = 64 * 1024;
 
 /// How many header lines are looked at (hyper's own bound).
@@ -19,6 +20,7 @@ pub const SIZE_LIMIT: u64 = i64::MAX as u64;
 #[derive(Debug)]
 pub struct Watch {
     state: State,
+    head_too_long: bool,
     /// The payload's size as asked for, until the head announces another.
     size: Option<u64>,
     payload: u64,
@@ -50,6 +52,7 @@ impl Watch {
     pub fn new(size: Option<u64>) -> Self {
         Watch {
             state: State::Head(Vec::new()),
+            head_too_long: false,
             size,
             payload: 0,
             surplus: 0,
@@ -75,6 +78,11 @@ impl Watch {
     /// The payload's size: what was asked for, else what was announced.
     pub fn size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// Whether a head was longer than [`HEAD_LIMIT`]; nothing after it was looked at.
+    pub fn head_too_long(&self) -> bool {
+        self.head_too_long
     }
 
     /// How many bytes of payload have come.
@@ -110,19 +118,16 @@ impl Watch {
                 }
                 let before = head.len();
                 head.extend_from_slice(bytes);
-                match end_of_head(head, before) {
-                    Some(end) => {
-                        head.truncate(end);
-                        self.state = after_head(head, &mut self.size);
-                        end - before
-                    }
-                    None => {
-                        if head.len() > HEAD_LIMIT {
-                            self.state = State::Ignored;
-                        }
-                        bytes.len()
-                    }
+                let end = end_of_head(head, before);
+                if end.unwrap_or(head.len()) > HEAD_LIMIT {
+                    self.head_too_long = true;
+                    self.state = State::Ignored;
+                    return bytes.len();
                 }
+                let Some(end) = end else { return bytes.len() };
+                head.truncate(end);
+                self.state = after_head(head, &mut self.size);
+                end - before
             }
             State::Sized(left) => {
                 let n = (bytes.len() as u64).min(*left);
@@ -214,7 +219,7 @@ fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
         lines.map(|h| std::str::from_utf8(h.value).unwrap_or_default())
     };
     // The last encoding is the outermost; where that is another, only the close can end the payload.
-    if let Some(line) = values("transfer-encoding").last() {
+    if let Some(line) = values("transfer-encoding").next_back() {
         let chunked = line.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"));
         return if chunked { State::Chunked(Chunks::Size { so_far: 0 }) } else { State::UntilClose };
     }

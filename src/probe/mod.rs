@@ -218,6 +218,9 @@ impl Run<'_> {
     }
 
     async fn receive(&mut self, response: hyper::Response<Incoming>) -> Result<(), Trouble> {
+        if stream::open(&self.tape).response.head_too_long() {
+            return Err(Trouble::new(Cause::HttpMalformed, "the head of the response is too long"));
+        }
         let status = response.status();
         if status != hyper::StatusCode::OK {
             let http_status = Some(status.as_u16());
