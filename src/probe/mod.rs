@@ -202,8 +202,8 @@ impl Run<'_> {
         if !(1..=255).contains(&host.len()) {
             return Err(Trouble::new(Cause::Io, "SOCKS 5 takes host names of 1 to 255 bytes"));
         }
-        if !path.starts_with('/') {
-            return Err(Trouble::new(Cause::Io, "the path does not begin with a slash"));
+        if !path.starts_with('/') || path.contains('#') {
+            return Err(Trouble::new(Cause::Io, "the path does not begin with a slash, or has a fragment"));
         }
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let authority = if *port == 80 { host } else { format!("{host}:{port}") };
