@@ -392,6 +392,13 @@ async fn a_payload_that_is_right() {
         case(answers(ok(&[CHUNKED], &peers::chunked(&body(), 999))), good),
         case(answers(ok(&["Transfer-Encoding: gzip", CHUNKED], &peers::chunked(&body(), 3000))), good),
         case(then(granted(), [Trickle(ok(&[CHUNKED], &peers::chunked(&body(), 70))), Stall]), good),
+        case(
+            answers(ok(
+                &[CHUNKED, "Trailer: X"],
+                &[&b"0BB8 ;a=\"b\"\r\n"[..], &body(), b"\r\n00\r\nX: y\r\nZ:\r\n\r\n"].concat(),
+            )),
+            good,
+        ),
         case_with(answers(&page), |r| r.payload_seed = None, "complete isolated"),
         case_with(answers(&page), |r| r.size = None, good),
         case_with(answers(ok(&[], &body())), |r| r.size = None, good),
@@ -441,6 +448,7 @@ async fn a_payload_that_is_wrong() {
         case(answers(ok(&[LENGTH], &more)), late),
         case(then(granted(), [send(&page), Wait(Duration::from_millis(50)), send("x"), Stall]), late),
         case(then(granted(), [send(&page), Forever(vec![b'x'; 65536])]), late),
+        case_with(answers(ok(&["Content-Length: 0"], b"more")), |r| r.size = Some(0), late),
         case(answers(ok(&[], &more)), padded),
         case(answers(ok(&[CHUNKED], &peers::chunked(&more, 5000))), padded),
         case(answers(ok(&[CHUNKED], &peers::chunked(&more, 7))), padded),
