@@ -175,7 +175,7 @@ pub enum Cause {
     Reset,
     /// The connection was closed before the step was reached.
     Closed,
-    /// Another error of the operating system; the detail names it.
+    /// Another error of the operating system, or a request that can't be made; the detail names it.
     Io,
     /// What answered does not speak SOCKS 5, or broke its rules.
     SocksMalformed,

@@ -6,16 +6,21 @@
 
 use crate::measurement::{PARTIALS, Steps};
 
-/// A response's head may not be longer than this; hyper is given the same bound.
+/// A response's head may not be longer than this. hyper is given the same bound, and goes beyond it where
+/// the head ends within the same read.
 pub const HEAD_LIMIT: usize = 64 * 1024;
 
 /// How many header lines are looked at (hyper's own bound).
 const HEADER_LIMIT: usize = 100;
 
+/// A payload may not be announced longer than this: a larger number is no size that anything can keep.
+pub const SIZE_LIMIT: u64 = i64::MAX as u64;
+
 /// What has been seen of a response so far.
 #[derive(Debug)]
 pub struct Watch {
     state: State,
+    head_too_long: bool,
     /// The payload's size as asked for, until the head announces another.
     size: Option<u64>,
     payload: u64,
@@ -47,6 +52,7 @@ impl Watch {
     pub fn new(size: Option<u64>) -> Self {
         Watch {
             state: State::Head(Vec::new()),
+            head_too_long: false,
             size,
             payload: 0,
             surplus: 0,
@@ -72,6 +78,11 @@ impl Watch {
     /// The payload's size: what was asked for, else what was announced.
     pub fn size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// Whether a head was longer than [`HEAD_LIMIT`]; nothing after it was looked at.
+    pub fn head_too_long(&self) -> bool {
+        self.head_too_long
     }
 
     /// How many bytes of payload have come.
@@ -101,21 +112,22 @@ impl Watch {
     fn step(&mut self, at: u64, bytes: &[u8]) -> usize {
         match &mut self.state {
             State::Head(head) => {
+                // Empty lines before the status line are no head; hyper passes them over as well.
+                if head.is_empty() && matches!(bytes[0], b'\r' | b'\n') {
+                    return 1;
+                }
                 let before = head.len();
                 head.extend_from_slice(bytes);
-                match end_of_head(head, before) {
-                    Some(end) => {
-                        head.truncate(end);
-                        self.state = after_head(head, &mut self.size);
-                        end - before
-                    }
-                    None => {
-                        if head.len() > HEAD_LIMIT {
-                            self.state = State::Ignored;
-                        }
-                        bytes.len()
-                    }
+                let end = end_of_head(head, before);
+                if end.unwrap_or(head.len()) > HEAD_LIMIT {
+                    self.head_too_long = true;
+                    self.state = State::Ignored;
+                    return bytes.len();
                 }
+                let Some(end) = end else { return bytes.len() };
+                head.truncate(end);
+                self.state = after_head(head, &mut self.size);
+                end - before
             }
             State::Sized(left) => {
                 let n = (bytes.len() as u64).min(*left);
@@ -190,6 +202,7 @@ fn end_of_head(head: &[u8], before: usize) -> Option<usize> {
     })
 }
 
+/// What follows this head, by the rules that hyper goes by: it decides what is payload, the watch when it came.
 fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
     let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
     let mut response = httparse::Response::new(&mut headers);
@@ -197,25 +210,36 @@ fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
         return State::Ignored;
     }
     match response.code {
-        Some(100..=199) => return State::Head(Vec::new()),
+        Some(100 | 102..=199) => return State::Head(Vec::new()),
         Some(200) => {}
         _ => return State::Ignored,
     }
-    let value = |name: &str| {
-        let header = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(header.value).ok().map(str::trim)
+    let values = |name: &'static str| {
+        let lines = response.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name));
+        lines.map(|h| std::str::from_utf8(h.value).unwrap_or_default())
     };
-    if value("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().ends_with("chunked")) {
-        return State::Chunked(Chunks::Size { so_far: 0 });
+    // The last encoding is the outermost; where that is another, only the close can end the payload.
+    if let Some(line) = values("transfer-encoding").next_back() {
+        let chunked = line.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"));
+        return if chunked { State::Chunked(Chunks::Size { so_far: 0 }) } else { State::UntilClose };
     }
-    match value("content-length").map(str::parse::<u64>) {
-        Some(Ok(announced)) => {
+    // A length may be repeated, in one line or in many, if it is always the same.
+    let mut lengths = values("content-length").flat_map(|line| line.split(',')).map(length);
+    match lengths.next() {
+        Some(Some(announced)) if lengths.all(|again| again == Some(announced)) => {
             size.get_or_insert(announced);
             if announced == 0 { State::Over } else { State::Sized(announced) }
         }
-        Some(Err(_)) => State::Ignored,
+        Some(_) => State::Ignored,
         None => State::UntilClose,
     }
+}
+
+/// A length as a header has it: digits alone.
+fn length(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|length| digits && *length <= SIZE_LIMIT)
 }
 
 /// Where in a chunked payload the next byte stands. hyper decodes and judges it; this only counts.
@@ -322,9 +346,29 @@ mod tests {
     }
 
     #[test]
+    fn lengths_and_encodings_are_understood_as_hyper_does() {
+        for (headers, payload, size) in [
+            ("Content-Length: 3, 3\r\ncontent-length:3", 3, Some(3)),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 1, None),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 2", 1, None),
+            ("Transfer-Encoding: gzip\r\nContent-Length: 2", 9, None),
+            ("Transfer-Encoding: chunked, xchunked", 9, None),
+        ] {
+            let watch = watch(None, format!("\r\n\r\nHTTP/1.1 200 OK\r\n{headers}\r\n\r\n1\r\na\r\n0\r\n").as_bytes());
+            assert_eq!((watch.payload(), watch.size()), (payload, size), "{headers}");
+        }
+    }
+
+    #[test]
     fn the_body_of_an_error_is_no_payload() {
-        for head in ["HTTP/1.1 503 No\r\nContent-Length: 3", "no http at all", "HTTP/1.1 200 OK\r\nContent-Length: -3"]
-        {
+        for head in [
+            "HTTP/1.1 503 No\r\nContent-Length: 3",
+            "no http at all",
+            "HTTP/1.1 200 OK\r\nContent-Length: -3",
+            "HTTP/1.1 200 OK\r\nContent-Length: +3",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808",
+        ] {
             assert_eq!(watch(Some(3), format!("{head}\r\n\r\nabc").as_bytes()).payload(), 0, "{head}");
         }
     }

@@ -44,9 +44,10 @@ pub async fn measure(request: &Request) -> Measurement {
         socket: None,
         connect: None,
         local: None,
+        whole: false,
         verified: false,
     };
-    let attempt = tokio::time::timeout_at((origin + request.timeout).into(), run.attempt()).await;
+    let attempt = tokio::time::timeout(request.timeout, run.attempt()).await;
     run.into_measurement(start, attempt)
 }
 
@@ -58,6 +59,8 @@ struct Run<'a> {
     socket: Option<u64>,
     connect: Option<u64>,
     local: Option<SocketAddr>,
+    /// The payload was there, and right where that was checked.
+    whole: bool,
     verified: bool,
 }
 
@@ -91,11 +94,12 @@ impl From<io::Error> for Trouble {
 
 impl Run<'_> {
     async fn attempt(&mut self) -> Result<(), Trouble> {
+        let request = self.http_request()?;
         let tcp = self.connect().await?;
         let stream = TimedStream::new(tcp, self.tape.clone());
         let stream = self.ask_proxy(stream).await?;
         stream::open(&self.tape).speak_http();
-        self.fetch(stream).await
+        self.fetch(stream, request).await
     }
 
     async fn connect(&mut self) -> Result<TcpStream, Trouble> {
@@ -112,25 +116,26 @@ impl Run<'_> {
 
     /// Asks the proxy for a connection, under a user name that no other run has: Tor gives streams of
     /// different user names different circuits.
-    async fn ask_proxy<S>(&self, stream: S) -> Result<S, Trouble>
+    async fn ask_proxy<S>(&self, mut stream: S) -> Result<S, Trouble>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let target = (self.request.host.as_str(), self.request.port);
         let user = format!("perfd-{}", self.request.id);
-        match Socks5Stream::connect_with_password_and_socket(stream, target, &user, "perfd").await {
-            Ok(stream) => Ok(stream.into_inner()),
+        match Socks5Stream::connect_with_password_and_socket(&mut stream, target, &user, "perfd").await {
+            Ok(_) => Ok(stream),
+            // The reply grants the request and is whole; that the proxy's name for its own end is no
+            // UTF-8 concerns nobody.
+            Err(_) if socks::read_back(&stream::open(&self.tape).socks).response.is_some() => Ok(stream),
             Err(error) => Err(self.socks_trouble(error)),
         }
     }
 
     fn socks_trouble(&self, error: tokio_socks::Error) -> Trouble {
         use tokio_socks::Error as E;
-        if let E::Io(error) = error {
-            return error.into();
-        }
         let said = socks::read_back(&stream::open(&self.tape).socks);
         match (error, said.reply_code) {
+            // Even where the reply was cut short after it, the code says why.
             (_, Some(code)) if code != 0 => Trouble {
                 socks_code: Some(code),
                 ..Trouble::new(
@@ -138,6 +143,7 @@ impl Run<'_> {
                     format!("the proxy answered {code:#04x}: {}", socks_reply_meaning(code)),
                 )
             },
+            (E::Io(error), _) => error.into(),
             (E::NoAcceptableAuthMethods | E::UnknownAuthMethod, None) => {
                 Trouble::new(Cause::SocksMethod, "the proxy takes neither no authentication nor a user name")
             }
@@ -148,7 +154,7 @@ impl Run<'_> {
         }
     }
 
-    async fn fetch<S>(&mut self, stream: S) -> Result<(), Trouble>
+    async fn fetch<S>(&mut self, stream: S, request: hyper::Request<Empty<Bytes>>) -> Result<(), Trouble>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -156,7 +162,6 @@ impl Run<'_> {
         builder.max_buf_size(http::HEAD_LIMIT);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(http_trouble)?;
         let mut connection = std::pin::pin!(connection.without_shutdown());
-        let request = self.http_request()?;
 
         // The connection does the reading and writing, in this task; the exchange waits for it.
         let mut parts = None;
@@ -188,14 +193,18 @@ impl Run<'_> {
             }
         };
         let _ = tokio::time::timeout(LINGER, silence).await;
-        match stream::open(&self.tape).response.surplus() {
-            0 => Ok(()),
-            surplus => Err(Trouble::new(Cause::PayloadPadded, format!("{surplus} bytes came after the payload's end"))),
-        }
+        Ok(())
     }
 
+    /// The HTTP request; made before anything else, so that what can't be asked for builds no circuit.
     fn http_request(&self) -> Result<hyper::Request<Empty<Bytes>>, Trouble> {
         let Request { host, port, path, id, .. } = self.request;
+        if !(1..=255).contains(&host.len()) {
+            return Err(Trouble::new(Cause::Io, "SOCKS 5 takes host names of 1 to 255 bytes"));
+        }
+        if !path.starts_with('/') || path.contains('#') {
+            return Err(Trouble::new(Cause::Io, "the path does not begin with a slash, or has a fragment"));
+        }
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let authority = if *port == 80 { host } else { format!("{host}:{port}") };
         hyper::Request::get(path)
@@ -209,6 +218,9 @@ impl Run<'_> {
     }
 
     async fn receive(&mut self, response: hyper::Response<Incoming>) -> Result<(), Trouble> {
+        if stream::open(&self.tape).response.head_too_long() {
+            return Err(Trouble::new(Cause::HttpMalformed, "the head of the response is too long"));
+        }
         let status = response.status();
         if status != hyper::StatusCode::OK {
             let http_status = Some(status.as_u16());
@@ -218,6 +230,9 @@ impl Run<'_> {
             });
         }
         let announced = hyper::body::Body::size_hint(response.body()).exact();
+        if announced.is_some_and(|announced| announced > http::SIZE_LIMIT) {
+            return Err(Trouble::new(Cause::HttpMalformed, "the announced size is beyond all bounds"));
+        }
         if let (Some(asked), Some(announced)) = (self.request.size, announced)
             && asked != announced
         {
@@ -230,8 +245,10 @@ impl Run<'_> {
         let mut received = 0u64;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|e| self.body_trouble(e, received))?.into_data() else { continue };
+            // What goes beyond the size asked for is padding; there is nothing to compare it with.
+            let due = self.request.size.map_or(u64::MAX, |size| size - received).min(data.len() as u64) as usize;
             if let Some(verifier) = &mut verifier {
-                verifier.check(&data).map_err(|at| {
+                verifier.check(&data[..due]).map_err(|at| {
                     Trouble::new(
                         Cause::PayloadTampered,
                         format!("byte {at} of the payload is not the one that was sent"),
@@ -252,6 +269,7 @@ impl Run<'_> {
             let detail = format!("the payload ended after {received} of {size} bytes");
             return Err(Trouble::new(Cause::PayloadTruncated, detail));
         }
+        self.whole = true;
         self.verified = verifier.is_some();
         Ok(())
     }
@@ -288,6 +306,17 @@ impl Run<'_> {
             ..Steps::default()
         };
         tape.response.fill(&mut steps);
+        let attempt = match attempt {
+            // It ran out in the wait for the server's close, which is no step of the run.
+            Err(_) if self.whole => Ok(Ok(())),
+            attempt => attempt,
+        };
+        let attempt = attempt.map(|ended| match tape.response.surplus() {
+            surplus @ 1.. if ended.is_ok() => {
+                Err(Trouble::new(Cause::PayloadPadded, format!("{surplus} bytes came after the payload's end")))
+            }
+            _ => ended,
+        });
         let outcome = match attempt {
             Ok(Ok(())) => {
                 // A payload of no bytes is complete as soon as the response is there.
@@ -316,7 +345,10 @@ impl Run<'_> {
             proxy: self.request.socks,
             remote_host: self.request.host.clone(),
             remote_port: self.request.port,
-            isolated: handshake.negotiate.and(handshake.method).map(|method| method == 2),
+            isolated: match handshake.method {
+                Some(socks::METHOD_NONE) => Some(false),
+                _ => handshake.authenticated.then_some(true),
+            },
             verified: self.verified,
         }
     }
@@ -324,12 +356,22 @@ impl Run<'_> {
 
 fn http_trouble(error: hyper::Error) -> Trouble {
     if let Some(io) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        return io::Error::new(io.kind(), io.to_string()).into();
+        // What is no system's error is hyper's own verdict on chunks or trailers.
+        return match (io.raw_os_error(), io.kind()) {
+            (Some(code), _) => io::Error::from_raw_os_error(code).into(),
+            (None, io::ErrorKind::UnexpectedEof) => Trouble::new(Cause::Closed, "the connection was closed"),
+            (None, _) => malformed(&error),
+        };
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return Trouble::new(Cause::Closed, "the connection was closed");
     }
-    Trouble::new(Cause::HttpMalformed, format!("the server does not speak HTTP/1.1: {error}"))
+    malformed(&error)
+}
+
+fn malformed(error: &hyper::Error) -> Trouble {
+    let why = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    Trouble::new(Cause::HttpMalformed, format!("the server does not speak HTTP/1.1: {why}"))
 }
 
 /// Reads until the peer closes, or has sent something where nothing was due. The tape keeps count.

@@ -38,7 +38,7 @@ impl Prober {
 
     /// Measures in the thread. A caller that stops waiting ends the run.
     ///
-    /// Returns `None` if the thread is gone.
+    /// Returns `None` if the thread is gone, or the run panicked.
     pub async fn measure(&self, request: Request) -> Option<Measurement> {
         let (reply, measured) = oneshot::channel();
         self.jobs.send(Job { request, reply }).await.ok()?;

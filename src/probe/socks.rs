@@ -11,7 +11,7 @@ pub struct Direction {
 }
 
 impl Direction {
-    /// No more than this is kept: a handshake has at most 519 bytes one way and 266 the other.
+    /// No more than this is kept: a handshake has at most 779 bytes one way and 266 the other.
     const LIMIT: usize = 2048;
 
     /// Notes bytes that passed at `at` (µs after START).
@@ -43,6 +43,8 @@ pub struct Handshake {
     pub negotiate: Option<u64>,
     /// The method that it chose: 0 none, 2 user name and password, 255 none acceptable.
     pub method: Option<u8>,
+    /// Whether it took the user name and the password.
+    pub authenticated: bool,
     /// When the whole request had been sent.
     pub request: Option<u64>,
     /// When the whole reply that grants the request had come.
@@ -52,7 +54,8 @@ pub struct Handshake {
 }
 
 const VERSION: u8 = 5;
-const METHOD_NONE: u8 = 0;
+/// The method that needs no authentication, and so isolates nothing.
+pub const METHOD_NONE: u8 = 0;
 const METHOD_PASSWORD: u8 = 2;
 
 /// Reads a transcript back. Never fails: what is not there, or not SOCKS 5, is absent.
@@ -70,6 +73,7 @@ pub fn read_back(transcript: &Transcript) -> Handshake {
         METHOD_PASSWORD => (length_of_greeting_and_authentication(&sent.bytes), 4),
         _ => (length_of_greeting(&sent.bytes), 2),
     };
+    handshake.authenticated = *method == METHOD_PASSWORD && matches!(received.bytes.get(2..4), Some([1, 0]));
     handshake.request = request_at.and_then(|at| sent.time_of(at + length_of_message(sent.bytes.get(at..)?)?));
 
     let Some(reply @ [VERSION, code, ..]) = received.bytes.get(reply_at..) else { return handshake };
@@ -124,6 +128,7 @@ mod tests {
         let expected = Handshake {
             negotiate: Some(5),
             method: Some(2),
+            authenticated: true,
             request: Some(21),
             response: Some(25),
             reply_code: Some(0),

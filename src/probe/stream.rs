@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,6 +29,8 @@ pub struct Tape {
     pub read: u64,
     /// When the last byte of the HTTP request had been written.
     pub data_request: Option<u64>,
+    /// Whoever wants to read before that.
+    reader: Option<Waker>,
     last_write: Option<u64>,
 }
 
@@ -49,6 +51,7 @@ impl Tape {
             written: 0,
             read: 0,
             data_request: None,
+            reader: None,
             last_write: None,
         }
     }
@@ -73,7 +76,22 @@ impl Tape {
     fn note_flushed(&mut self) {
         if let Speaking::Http = self.speaking {
             self.data_request = self.last_write;
+            if self.data_request.is_some()
+                && let Some(reader) = self.reader.take()
+            {
+                reader.wake();
+            }
         }
+    }
+
+    /// Whether to read now. What comes before the request is written is read after it: hyper would take
+    /// it for a fault or for the answer, depending on which came first by a hair.
+    fn lets_read(&mut self, cx: &Context<'_>) -> bool {
+        let lets = matches!(self.speaking, Speaking::Socks) || self.data_request.is_some();
+        if !lets {
+            self.reader = Some(cx.waker().clone());
+        }
+        lets
     }
 
     fn note_written<'a>(&mut self, at: Instant, count: usize, buffers: impl Iterator<Item = &'a [u8]>) {
@@ -125,6 +143,9 @@ impl<S> TimedStream<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !open(&self.tape).lets_read(cx) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         let now = Instant::now();
