@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
@@ -101,8 +101,12 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage) + Send) -> Res
     }
 }
 
-/// From the torrcs' writing until the relays have told the authority of themselves.
-const RELAYS_READY: Duration = Duration::from_millis(1500);
+/// From the torrcs' writing until the first vote, at least: the relays have told the authority of
+/// themselves by then, on a busy machine too. With much more, the authority would vote one interval
+/// earlier already, without them.
+const FIRST_VOTE: Duration = Duration::from_millis(2500);
+/// Between two reminders to a relay to fetch the consensus.
+const NUDGE: Duration = Duration::from_millis(500);
 
 /// A network that comes up.
 struct Rising<'a> {
@@ -134,19 +138,9 @@ impl Rising<'_> {
         for relay in self.plan.relays() {
             self.start(relay)?;
         }
-        // The second is where tor moves them when there are many.
-        self.until_relays_in(&authority, &["cached-descriptors.new", "cached-descriptors"], "router ").await?;
-
+        self.until_relays_are_known(&authority).await?;
         self.enter(Stage::Consensus);
-        let consensus = ["cached-microdesc-consensus"];
-        self.until_relays_in(&authority, &consensus, "r ").await?;
-        // Who asked for a consensus too early waits long before asking again, unless told to reload.
-        let relays = self.plan.relays();
-        let folders: Vec<PathBuf> = relays.iter().map(|relay| self.plan.folder(relay)).collect();
-        process::send(&folders, Signal::SIGHUP);
-        for relay in &relays {
-            self.until_relays_in(relay, &consensus, "r ").await?;
-        }
+        self.until_consensus(&authority).await?;
 
         self.enter(Stage::Client { percent: 0 });
         let client = self.plan.client();
@@ -183,32 +177,58 @@ impl Rising<'_> {
         self.tors.start(&self.tor_dir, node, folder, &torrc)
     }
 
-    /// Waits until `files` in the data of `node` have a line of `keyword` and nickname for every relay.
-    async fn until_relays_in(&mut self, node: &PlannedNode, files: &[&str], keyword: &str) -> Result<(), TestNetError> {
-        let data = self.plan.folder(node).join("data");
-        let relays = self.plan.relays();
+    async fn until_relays_are_known(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
+        let of = usize::from(RELAYS);
         loop {
-            let mut text = String::new();
-            for file in files {
-                // tor writes it in its own time.
-                text.push_str(&String::from_utf8_lossy(&fs::read(data.join(file)).unwrap_or_default()));
-            }
-            let is_in = |relay: &&PlannedNode| {
-                let start = format!("{keyword}{} ", relay.name);
-                text.lines().any(|line| line.starts_with(&start))
-            };
-            let known = relays.iter().filter(is_in).count();
-            self.awaited = node.clone();
-            if matches!(self.stage, Some(Stage::Relays { .. })) {
-                self.enter(Stage::Relays { known, of: relays.len() });
-                let missing = relays.iter().find(|relay| !is_in(relay));
-                self.awaited = missing.unwrap_or(node).clone();
-            }
-            if known == relays.len() {
-                return Ok(());
+            // The second is where tor moves them when there are many.
+            let missing = self.missing_in(authority, &["cached-descriptors.new", "cached-descriptors"], "router ");
+            self.enter(Stage::Relays { known: of - missing.len(), of });
+            match missing.into_iter().next() {
+                Some(relay) => self.awaited = relay,
+                None => return Ok(()),
             }
             self.pause().await?;
         }
+    }
+
+    async fn until_consensus(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
+        let file = ["cached-microdesc-consensus"];
+        self.awaited = authority.clone();
+        while !self.missing_in(authority, &file, "r ").is_empty() {
+            self.pause().await?;
+        }
+        let relays = self.plan.relays();
+        let mut nudge = Instant::now();
+        loop {
+            let lacking = relays.iter().filter(|relay| !self.missing_in(relay, &file, "r ").is_empty());
+            let lacking: Vec<PlannedNode> = lacking.cloned().collect();
+            match lacking.first() {
+                Some(relay) => self.awaited = relay.clone(),
+                None => return Ok(()),
+            }
+            // Who asked for a consensus too early waits long before asking again, unless told to reload.
+            if Instant::now() >= nudge {
+                let folders: Vec<PathBuf> = lacking.iter().map(|relay| self.plan.folder(relay)).collect();
+                process::send(&folders, Signal::SIGHUP);
+                nudge = Instant::now() + NUDGE;
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// The relays of which `files` in the data of `node` have no line of `keyword` and nickname.
+    fn missing_in(&self, node: &PlannedNode, files: &[&str], keyword: &str) -> Vec<PlannedNode> {
+        let data = self.plan.folder(node).join("data");
+        let mut text = String::new();
+        for file in files {
+            // One that is not there, which tor writes in its own time, has nothing.
+            text.push_str(&String::from_utf8_lossy(&fs::read(data.join(file)).unwrap_or_default()));
+        }
+        let is_missing = |relay: &PlannedNode| {
+            let start = format!("{keyword}{} ", relay.name);
+            !text.lines().any(|line| line.starts_with(&start))
+        };
+        self.plan.relays().into_iter().filter(is_missing).collect()
     }
 
     async fn pause(&mut self) -> Result<(), TestNetError> {
@@ -272,10 +292,10 @@ fn taken(plan: &Plan) -> Option<(SocketAddr, io::Error)> {
     })
 }
 
-/// The votes' offset with which the authority first votes soon after the relays are ready.
+/// The votes' offset with which the authority's first vote is not long after [`FIRST_VOTE`].
 fn vote_offset(now: SystemTime) -> u64 {
-    let ready = now.duration_since(UNIX_EPOCH).unwrap_or_default() + RELAYS_READY;
-    (ready.as_secs() + 1 + VOTE_TO_CONSENSUS) % INITIAL_VOTING_INTERVAL
+    let vote = now.duration_since(UNIX_EPOCH).unwrap_or_default() + FIRST_VOTE;
+    (vote.as_secs() + 1 + VOTE_TO_CONSENSUS) % INITIAL_VOTING_INTERVAL
 }
 
 /// Under another name first, so that nobody reads half of it.

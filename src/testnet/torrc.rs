@@ -19,9 +19,9 @@ pub const RELAYS: u8 = 6;
 
 /// How often the first consensus is tried for, in seconds: the least that tor takes.
 pub const INITIAL_VOTING_INTERVAL: u64 = 5;
-/// From the authority's vote to the consensus, in seconds: tor's least delays, for voting and for
-/// signing.
-pub const VOTE_TO_CONSENSUS: u64 = 4;
+/// From the authority's first vote to the consensus, in seconds: as the configured delays do not fit
+/// into half of an initial interval, tor takes a quarter of that, in whole seconds, for each of the two.
+pub const VOTE_TO_CONSENSUS: u64 = 2;
 
 /// Everything that the torrcs of one network are made of.
 #[derive(Clone, Debug)]
