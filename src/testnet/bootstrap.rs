@@ -14,7 +14,7 @@ use super::keys::authority_line;
 use super::process::{self, LOG_LINES, POLL};
 use super::torrc::{INITIAL_VOTING_INTERVAL, Plan, PlannedNode, RELAYS, VOTE_TO_CONSENSUS};
 use super::tors::Tors;
-use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, io_error, lock, prepare, status};
+use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, gate, io_error, lock, prepare, status};
 
 /// How far a network has come, in order; [`up`] reports each when it begins or moves on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage) + Send) -> Res
     clear(&dir)?;
 
     let (listener, net) = claim_addresses().await?;
-    let plan = Plan { dir: dir.clone(), net, authorities: Vec::new(), vote_offset: 0, owner: options.owner };
+    let plan = Plan { dir: dir.clone(), net, authorities: Vec::new(), vote_offset: None, owner: options.owner };
     let mut rising = Rising {
         tors: Tors::default(),
         awaited: plan.authority(),
@@ -101,10 +101,8 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage) + Send) -> Res
     }
 }
 
-/// From the torrcs' writing until the first vote, at least: the relays have told the authority of
-/// themselves by then, on a busy machine too. With much more, the authority would vote one interval
-/// earlier already, without them.
-const FIRST_VOTE: Duration = Duration::from_millis(2500);
+/// As long as the authority may take to read its torrc again, before it is late for the first vote.
+const RELOAD: Duration = Duration::from_millis(400);
 /// Between two reminders to a relay to fetch the consensus.
 const NUDGE: Duration = Duration::from_millis(500);
 
@@ -133,13 +131,13 @@ impl Rising<'_> {
         self.plan.authorities = vec![line];
 
         self.enter(Stage::Relays { known: 0, of: usize::from(RELAYS) });
-        self.plan.vote_offset = vote_offset(SystemTime::now());
         self.start(authority.clone())?;
         for relay in self.plan.relays() {
             self.start(relay)?;
         }
         self.until_relays_are_known(&authority).await?;
         self.enter(Stage::Consensus);
+        self.let_vote(&authority)?;
         self.until_consensus(&authority).await?;
 
         self.enter(Stage::Client { percent: 0 });
@@ -189,6 +187,14 @@ impl Rising<'_> {
             }
             self.pause().await?;
         }
+    }
+
+    fn let_vote(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
+        self.plan.vote_offset = Some(vote_offset(SystemTime::now()));
+        let folder = self.plan.folder(authority);
+        gate::rewrite(&folder, &self.plan.torrc(authority)).map_err(io_error("the authority's torrc".to_owned()))?;
+        process::send(&[folder], Signal::SIGHUP);
+        Ok(())
     }
 
     async fn until_consensus(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
@@ -271,7 +277,7 @@ async fn claim_addresses() -> Result<(TcpListener, u8), TestNetError> {
     let mut last = None;
     for net in 0..=255 {
         let claim = SocketAddr::from((Ipv4Addr::new(127, 77, net, 254), 7077));
-        let plan = Plan { dir: PathBuf::new(), net, authorities: Vec::new(), vote_offset: 0, owner: None };
+        let plan = Plan { dir: PathBuf::new(), net, authorities: Vec::new(), vote_offset: None, owner: None };
         match TcpListener::bind(claim).await {
             Ok(listener) => match taken(&plan) {
                 None => return Ok((listener, net)),
@@ -292,9 +298,9 @@ fn taken(plan: &Plan) -> Option<(SocketAddr, io::Error)> {
     })
 }
 
-/// The votes' offset with which the authority's first vote is not long after [`FIRST_VOTE`].
+/// The votes' offset with which the authority's first vote is soon after it has read its torrc.
 fn vote_offset(now: SystemTime) -> u64 {
-    let vote = now.duration_since(UNIX_EPOCH).unwrap_or_default() + FIRST_VOTE;
+    let vote = now.duration_since(UNIX_EPOCH).unwrap_or_default() + RELOAD;
     (vote.as_secs() + 1 + VOTE_TO_CONSENSUS) % INITIAL_VOTING_INTERVAL
 }
 
