@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 /// What a tor is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// To run until it is ended; its output goes to the folder's `log`, its pid to `pid`.
+    /// To run until it is ended; its output goes to the folder's `log`.
     Run,
     /// To make its keys, print its fingerprint and end; its output is piped.
     ListFingerprint,
@@ -44,7 +44,7 @@ pub enum Refusal {
 }
 
 /// Starts the `tor` binary with `torrc` in `folder`, which is made if it is missing (mode 0700, as is
-/// its `data`). The tor has a process group of its own, so that a terminal's Ctrl-C passes it by.
+/// its `data`), and writes its pid to the folder's `pid`. The tor has a process group of its own, so that a terminal's Ctrl-C passes it by.
 pub fn start(tor: &Path, folder: &Path, torrc: &str, task: Task) -> io::Result<Child> {
     allow(torrc)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("data"))?;
@@ -66,7 +66,7 @@ pub fn start(tor: &Path, folder: &Path, torrc: &str, task: Task) -> io::Result<C
         }
     }
     let child = command.spawn()?;
-    if let (Task::Run, Some(pid)) = (task, child.id()) {
+    if let Some(pid) = child.id() {
         fs::write(folder.join("pid"), pid.to_string())?;
     }
     Ok(child)
