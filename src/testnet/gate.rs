@@ -44,7 +44,8 @@ pub enum Refusal {
 }
 
 /// Starts the `tor` binary with `torrc` in `folder`, which is made if it is missing (mode 0700, as is
-/// its `data`), and writes its pid to the folder's `pid`. The tor has a process group of its own, so that a terminal's Ctrl-C passes it by.
+/// its `data`), and writes its pid to the folder's `pid`. The tor has a process group of its own, so
+/// that a terminal's Ctrl-C passes it by.
 pub fn start(tor: &Path, folder: &Path, torrc: &str, task: Task) -> io::Result<Child> {
     allow(torrc)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("data"))?;
