@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
@@ -14,7 +14,7 @@ use super::keys::authority_line;
 use super::process::{self, LOG_LINES, POLL};
 use super::torrc::{INITIAL_VOTING_INTERVAL, Plan, PlannedNode, RELAYS, VOTE_TO_CONSENSUS};
 use super::tors::Tors;
-use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, io_error, lock, prepare, status};
+use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, gate, io_error, lock, prepare, status};
 
 /// How far a network has come, in order; [`up`] reports each when it begins or moves on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage) + Send) -> Res
     clear(&dir)?;
 
     let (listener, net) = claim_addresses().await?;
-    let plan = Plan { dir: dir.clone(), net, authorities: Vec::new(), vote_offset: 0, owner: options.owner };
+    let plan = Plan { dir: dir.clone(), net, authorities: Vec::new(), vote_offset: None, owner: options.owner };
     let mut rising = Rising {
         tors: Tors::default(),
         awaited: plan.authority(),
@@ -101,8 +101,10 @@ pub async fn up(options: Options, mut progress: impl FnMut(Stage) + Send) -> Res
     }
 }
 
-/// From the torrcs' writing until the relays have told the authority of themselves.
-const RELAYS_READY: Duration = Duration::from_millis(1500);
+/// As long as the authority may take to read its torrc again, before it is late for the first vote.
+const RELOAD: Duration = Duration::from_millis(400);
+/// Between two reminders to a relay to fetch the consensus.
+const NUDGE: Duration = Duration::from_millis(500);
 
 /// A network that comes up.
 struct Rising<'a> {
@@ -129,24 +131,14 @@ impl Rising<'_> {
         self.plan.authorities = vec![line];
 
         self.enter(Stage::Relays { known: 0, of: usize::from(RELAYS) });
-        self.plan.vote_offset = vote_offset(SystemTime::now());
         self.start(authority.clone())?;
         for relay in self.plan.relays() {
             self.start(relay)?;
         }
-        // The second is where tor moves them when there are many.
-        self.until_relays_in(&authority, &["cached-descriptors.new", "cached-descriptors"], "router ").await?;
-
+        self.until_relays_are_known(&authority).await?;
         self.enter(Stage::Consensus);
-        let consensus = ["cached-microdesc-consensus"];
-        self.until_relays_in(&authority, &consensus, "r ").await?;
-        // Who asked for a consensus too early waits long before asking again, unless told to reload.
-        let relays = self.plan.relays();
-        let folders: Vec<PathBuf> = relays.iter().map(|relay| self.plan.folder(relay)).collect();
-        process::send(&folders, Signal::SIGHUP);
-        for relay in &relays {
-            self.until_relays_in(relay, &consensus, "r ").await?;
-        }
+        self.let_vote(&authority)?;
+        self.until_consensus(&authority).await?;
 
         self.enter(Stage::Client { percent: 0 });
         let client = self.plan.client();
@@ -183,32 +175,66 @@ impl Rising<'_> {
         self.tors.start(&self.tor_dir, node, folder, &torrc)
     }
 
-    /// Waits until `files` in the data of `node` have a line of `keyword` and nickname for every relay.
-    async fn until_relays_in(&mut self, node: &PlannedNode, files: &[&str], keyword: &str) -> Result<(), TestNetError> {
-        let data = self.plan.folder(node).join("data");
-        let relays = self.plan.relays();
+    async fn until_relays_are_known(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
+        let of = usize::from(RELAYS);
         loop {
-            let mut text = String::new();
-            for file in files {
-                // tor writes it in its own time.
-                text.push_str(&String::from_utf8_lossy(&fs::read(data.join(file)).unwrap_or_default()));
-            }
-            let is_in = |relay: &&PlannedNode| {
-                let start = format!("{keyword}{} ", relay.name);
-                text.lines().any(|line| line.starts_with(&start))
-            };
-            let known = relays.iter().filter(is_in).count();
-            self.awaited = node.clone();
-            if matches!(self.stage, Some(Stage::Relays { .. })) {
-                self.enter(Stage::Relays { known, of: relays.len() });
-                let missing = relays.iter().find(|relay| !is_in(relay));
-                self.awaited = missing.unwrap_or(node).clone();
-            }
-            if known == relays.len() {
-                return Ok(());
+            // The second is where tor moves them when there are many.
+            let missing = self.missing_in(authority, &["cached-descriptors.new", "cached-descriptors"], "router ");
+            self.enter(Stage::Relays { known: of - missing.len(), of });
+            match missing.into_iter().next() {
+                Some(relay) => self.awaited = relay,
+                None => return Ok(()),
             }
             self.pause().await?;
         }
+    }
+
+    fn let_vote(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
+        self.plan.vote_offset = Some(vote_offset(SystemTime::now()));
+        let folder = self.plan.folder(authority);
+        gate::rewrite(&folder, &self.plan.torrc(authority)).map_err(io_error("the authority's torrc".to_owned()))?;
+        process::send(&[folder], Signal::SIGHUP);
+        Ok(())
+    }
+
+    async fn until_consensus(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
+        let file = ["cached-microdesc-consensus"];
+        self.awaited = authority.clone();
+        while !self.missing_in(authority, &file, "r ").is_empty() {
+            self.pause().await?;
+        }
+        let relays = self.plan.relays();
+        let mut nudge = Instant::now();
+        loop {
+            let lacking = relays.iter().filter(|relay| !self.missing_in(relay, &file, "r ").is_empty());
+            let lacking: Vec<PlannedNode> = lacking.cloned().collect();
+            match lacking.first() {
+                Some(relay) => self.awaited = relay.clone(),
+                None => return Ok(()),
+            }
+            // Who asked for a consensus too early waits long before asking again, unless told to reload.
+            if Instant::now() >= nudge {
+                let folders: Vec<PathBuf> = lacking.iter().map(|relay| self.plan.folder(relay)).collect();
+                process::send(&folders, Signal::SIGHUP);
+                nudge = Instant::now() + NUDGE;
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// The relays of which `files` in the data of `node` have no line of `keyword` and nickname.
+    fn missing_in(&self, node: &PlannedNode, files: &[&str], keyword: &str) -> Vec<PlannedNode> {
+        let data = self.plan.folder(node).join("data");
+        let mut text = String::new();
+        for file in files {
+            // One that is not there, which tor writes in its own time, has nothing.
+            text.push_str(&String::from_utf8_lossy(&fs::read(data.join(file)).unwrap_or_default()));
+        }
+        let is_missing = |relay: &PlannedNode| {
+            let start = format!("{keyword}{} ", relay.name);
+            !text.lines().any(|line| line.starts_with(&start))
+        };
+        self.plan.relays().into_iter().filter(is_missing).collect()
     }
 
     async fn pause(&mut self) -> Result<(), TestNetError> {
@@ -251,7 +277,7 @@ async fn claim_addresses() -> Result<(TcpListener, u8), TestNetError> {
     let mut last = None;
     for net in 0..=255 {
         let claim = SocketAddr::from((Ipv4Addr::new(127, 77, net, 254), 7077));
-        let plan = Plan { dir: PathBuf::new(), net, authorities: Vec::new(), vote_offset: 0, owner: None };
+        let plan = Plan { dir: PathBuf::new(), net, authorities: Vec::new(), vote_offset: None, owner: None };
         match TcpListener::bind(claim).await {
             Ok(listener) => match taken(&plan) {
                 None => return Ok((listener, net)),
@@ -272,10 +298,10 @@ fn taken(plan: &Plan) -> Option<(SocketAddr, io::Error)> {
     })
 }
 
-/// The votes' offset with which the authority first votes soon after the relays are ready.
+/// The votes' offset with which the authority's first vote is soon after it has read its torrc.
 fn vote_offset(now: SystemTime) -> u64 {
-    let ready = now.duration_since(UNIX_EPOCH).unwrap_or_default() + RELAYS_READY;
-    (ready.as_secs() + 1 + VOTE_TO_CONSENSUS) % INITIAL_VOTING_INTERVAL
+    let vote = now.duration_since(UNIX_EPOCH).unwrap_or_default() + RELOAD;
+    (vote.as_secs() + 1 + VOTE_TO_CONSENSUS) % INITIAL_VOTING_INTERVAL
 }
 
 /// Under another name first, so that nobody reads half of it.

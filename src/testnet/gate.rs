@@ -1,4 +1,4 @@
-//! The one place that starts a tor, and what it refuses to start.
+//! The one place that starts a tor or changes its torrc, and what it refuses to start.
 //!
 //! A tor that knows the public directory authorities would join the public network. So only a torrc
 //! that says `TestingTorNetwork 1`, names authorities on loopback addresses alone, and binds every
@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 /// What a tor is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// To run until it is ended; its output goes to the folder's `log`, its pid to `pid`.
+    /// To run until it is ended; its output goes to the folder's `log`.
     Run,
     /// To make its keys, print its fingerprint and end; its output is piped.
     ListFingerprint,
@@ -44,9 +44,10 @@ pub enum Refusal {
 }
 
 /// Starts the `tor` binary with `torrc` in `folder`, which is made if it is missing (mode 0700, as is
-/// its `data`). The tor has a process group of its own, so that a terminal's Ctrl-C passes it by.
+/// its `data`), and writes its pid to the folder's `pid`. The tor has a process group of its own, so
+/// that a terminal's Ctrl-C passes it by.
 pub fn start(tor: &Path, folder: &Path, torrc: &str, task: Task) -> io::Result<Child> {
-    check(torrc).map_err(|refusal| io::Error::other(format!("torrc refused: {refusal}")))?;
+    allow(torrc)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("data"))?;
     let file = folder.join("torrc");
     fs::write(&file, torrc)?;
@@ -66,10 +67,20 @@ pub fn start(tor: &Path, folder: &Path, torrc: &str, task: Task) -> io::Result<C
         }
     }
     let child = command.spawn()?;
-    if let (Task::Run, Some(pid)) = (task, child.id()) {
+    if let Some(pid) = child.id() {
         fs::write(folder.join("pid"), pid.to_string())?;
     }
     Ok(child)
+}
+
+/// Gives the tor of `folder` another torrc, which it reads at the next SIGHUP.
+pub fn rewrite(folder: &Path, torrc: &str) -> io::Result<()> {
+    allow(torrc)?;
+    fs::write(folder.join("torrc"), torrc)
+}
+
+fn allow(torrc: &str) -> io::Result<()> {
+    check(torrc).map_err(|refusal| io::Error::other(format!("torrc refused: {refusal}")))
 }
 
 /// Whether a tor with this torrc stays within a private network on loopback.
@@ -220,5 +231,7 @@ mod tests {
         let error = start(Path::new("/bin/true"), &folder, "SocksPort 9050\n", Task::Run).unwrap_err();
         assert_eq!(error.to_string(), "torrc refused: it does not say `TestingTorNetwork 1`");
         assert!(!folder.exists());
+        assert!(rewrite(dir.path(), "SocksPort 9050\n").is_err());
+        assert!(!dir.path().join("torrc").exists());
     }
 }

@@ -19,9 +19,11 @@ pub const RELAYS: u8 = 6;
 
 /// How often the first consensus is tried for, in seconds: the least that tor takes.
 pub const INITIAL_VOTING_INTERVAL: u64 = 5;
-/// From the authority's vote to the consensus, in seconds: tor's least delays, for voting and for
-/// signing.
-pub const VOTE_TO_CONSENSUS: u64 = 4;
+/// The same while the authority shall not vote yet: the most that tor takes.
+const NO_VOTING_INTERVAL: u64 = 1800;
+/// From the authority's first vote to the consensus, in seconds: as the configured delays do not fit
+/// into half of an initial interval, tor takes a quarter of that, in whole seconds, for each of the two.
+pub const VOTE_TO_CONSENSUS: u64 = 2;
 
 /// Everything that the torrcs of one network are made of.
 #[derive(Clone, Debug)]
@@ -32,9 +34,9 @@ pub struct Plan {
     pub net: u8,
     /// `DirAuthority` values.
     pub authorities: Vec<String>,
-    /// The authority votes so many seconds after each whole interval, 0 to 4: it spares the first
-    /// consensus the wait for the next one.
-    pub vote_offset: u64,
+    /// The first consensus is made so many seconds after a whole interval, 0 to 4; until there is a
+    /// time, the authority does not vote. A vote without the relays would cost a whole interval.
+    pub vote_offset: Option<u64>,
     /// The tors end by themselves when this process has.
     pub owner: Option<u32>,
 }
@@ -122,7 +124,7 @@ impl Plan {
              V3AuthVoteDelay 2\n\
              V3AuthDistDelay 2\n\
              V3AuthNIntervalsValid 3\n\
-             TestingV3AuthInitialVotingInterval {INITIAL_VOTING_INTERVAL}\n\
+             TestingV3AuthInitialVotingInterval {interval}\n\
              TestingV3AuthInitialVoteDelay 2\n\
              TestingV3AuthInitialDistDelay 2\n\
              TestingV3AuthVotingStartOffset {offset}\n\
@@ -132,7 +134,8 @@ impl Plan {
              TestingMinExitFlagThreshold 0\n",
             relay = relay_part(&self.dir, node),
             address = node.address,
-            offset = self.vote_offset,
+            interval = self.vote_offset.map_or(NO_VOTING_INTERVAL, |_| INITIAL_VOTING_INTERVAL),
+            offset = self.vote_offset.unwrap_or(0),
         )
     }
 }
@@ -213,7 +216,7 @@ mod tests {
             dir: PathBuf::from("/somewhere"),
             net: 3,
             authorities: vec![format!("authority orport=5000 no-v2 v3ident={0} 127.77.3.1:7000 {0}", "AB".repeat(20))],
-            vote_offset: 2,
+            vote_offset: Some(2),
             owner: Some(42),
         }
     }
