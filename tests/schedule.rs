@@ -1,0 +1,202 @@
+//! The schedule with a real store and a clock that is stepped by hand: what came due is accounted for
+//! once, whatever the clock does and whenever perfd is started.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use perfd::clock::{Clock, SteeredClock, UnixMicros};
+use perfd::config::{Experiment, PublicAddress};
+use perfd::payload::Secret;
+use perfd::payload::in_flight::InFlight;
+use perfd::probe::Prober;
+use perfd::scheduler::{Board, Doing, Experimenter, Means, SchedulerError};
+use perfd::slot::{SlotReason, SlotRow, SlotState};
+use perfd::store::Store;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SECOND: i64 = 1_000_000;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A moment on the steered clock, in seconds; slots are due at its multiples of ten.
+fn at(seconds: i64) -> UnixMicros {
+    UnixMicros((1_800_000_000 + seconds) * SECOND)
+}
+
+/// One experiment with a slot every ten seconds, running on a clock of the test's.
+struct Running {
+    store: Store,
+    clock: SteeredClock,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), SchedulerError>>,
+}
+
+impl Running {
+    /// Starts, and returns once the schedule has been taken up.
+    async fn start(folder: &Path, now: UnixMicros, socks: SocketAddr, public: bool) -> Running {
+        let store = Store::open(&folder.join("perfd.sqlite")).unwrap();
+        let clock = SteeredClock::starting_at(now);
+        let (prober, _thread) = Prober::start().unwrap();
+        let board = Board::default();
+        let means = Means {
+            clock: Clock::Steered(clock.clone()),
+            store: store.clone(),
+            prober,
+            secret: Secret::from_bytes([1; 32]),
+            in_flight: InFlight::default(),
+            board: board.clone(),
+        };
+        let seconds = Duration::from_secs;
+        let experiment = Experiment {
+            name: "x".to_owned(),
+            tor: "t".to_owned(),
+            size: 1,
+            every: seconds(10),
+            offset: Duration::ZERO,
+            timeout: seconds(7),
+            jitter: Duration::ZERO,
+        };
+        let experimenter = Experimenter {
+            experiment,
+            socks,
+            source: "test".to_owned(),
+            public: public.then(|| PublicAddress { host: "127.0.0.1".to_owned(), port: 1 }),
+            configuration: "{}".to_owned(),
+            means,
+        };
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(experimenter.run(shutdown.clone()));
+        let waiting = || matches!(board.all().get("x"), Some(Doing::Waiting { .. }));
+        while !waiting() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Running { store, clock, shutdown, task }
+    }
+
+    /// Steps the clock to `now`. The time that has passed really is small beside the slots' distance.
+    fn step_to(&self, now: UnixMicros) {
+        self.clock.step(now.0 - self.clock.now().0);
+    }
+
+    async fn ledger(&self) -> Vec<SlotRow> {
+        self.store.reader().slots_between("x", at(-10_000), at(10_000), 1000).await.unwrap()
+    }
+
+    /// Waits until the ledger is this: state, first and last slot in seconds, and how many.
+    async fn expect(&self, expected: &[(SlotState, i64, i64, u64)]) {
+        let expected: Vec<_> = expected.iter().map(|(s, first, last, n)| (*s, at(*first), at(*last), *n)).collect();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let ledger = self.ledger().await;
+            let seen: Vec<_> = ledger.iter().map(|r| (r.state, r.planned, r.planned_last, r.count)).collect();
+            if seen == expected {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "expected {expected:?}\nfound {seen:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn end(self) -> Store {
+        self.shutdown.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
+        self.store.close(PATIENCE).await.unwrap();
+        self.store
+    }
+}
+
+/// A port that refuses at once, so that a run takes no time.
+fn refusing() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 1).into()
+}
+
+use SlotState::{Aborted, Done, Missed, Skipped};
+
+#[tokio::test]
+async fn clocks_that_jump_and_step_back_run_nothing_twice_and_leave_nothing_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), at(3), refusing(), true).await;
+    running.expect(&[]).await;
+    running.step_to(at(10));
+    running.expect(&[(Done, 10, 10, 1)]).await;
+
+    // Ahead: three slots were jumped over, the fourth is run, late but in time.
+    running.step_to(at(51));
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 40, 3), (Done, 50, 50, 1)]).await;
+
+    // Back by less than an interval: 50 has been run.
+    running.step_to(at(45));
+    running.step_to(at(60));
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 40, 3), (Done, 50, 50, 1), (Done, 60, 60, 1)]).await;
+
+    // Far back: what was missed after the new time has not come due after all, and is run when it does.
+    running.step_to(at(24));
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 20, 1), (Done, 50, 50, 1), (Done, 60, 60, 1)]).await;
+    running.step_to(at(30));
+    let first = [(Done, 10, 10, 1), (Missed, 20, 20, 1), (Done, 30, 30, 1)];
+    running.expect(&[&first[..], &[(Done, 50, 50, 1), (Done, 60, 60, 1)]].concat()).await;
+    running.step_to(at(70));
+    let missed = [(Missed, 40, 40, 1), (Done, 50, 50, 1), (Done, 60, 60, 1), (Done, 70, 70, 1)];
+    running.expect(&[&first[..], &missed].concat()).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_restart_enters_what_was_missed_as_one_row_and_keeps_to_the_grid() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), at(9), refusing(), true).await;
+    running.step_to(at(10));
+    running.expect(&[(Done, 10, 10, 1)]).await;
+    running.end().await;
+
+    // 500 s later, in the middle between two slots: nothing is fired at once.
+    let running = Running::start(folder.path(), at(505), refusing(), true).await;
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 500, 49)]).await;
+    running.step_to(at(510));
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 500, 49), (Done, 510, 510, 1)]).await;
+    running.end().await;
+
+    // The clock was wrong, by 400 s: the slots that were called missed come due now.
+    let running = Running::start(folder.path(), at(105), refusing(), true).await;
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 100, 9), (Done, 510, 510, 1)]).await;
+    running.step_to(at(110));
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 100, 9), (Done, 110, 110, 1), (Done, 510, 510, 1)]).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn slots_that_come_due_during_a_run_are_skipped_and_a_run_cut_off_is_aborted() {
+    // A proxy that never answers: the run takes its whole timeout of 7 s, in which the clock is stepped.
+    let stalling = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), at(9), stalling.local_addr().unwrap(), true).await;
+    running.step_to(at(10));
+    let _first = stalling.accept().await.unwrap();
+    running.expect(&[(SlotState::Running, 10, 10, 1)]).await;
+    running.shutdown.cancel();
+    running.expect(&[(Aborted, 10, 10, 1)]).await;
+    assert_eq!(running.ledger().await[0].reason, Some(SlotReason::Shutdown));
+    let store = running.end().await;
+    drop(store);
+
+    // A perfd that dies leaves its slot running; the next one aborts it.
+    let store = Store::open(&folder.path().join("perfd.sqlite")).unwrap();
+    let slot = perfd::slot::SlotId { experiment: "x".to_owned(), planned: at(20) };
+    store.begin_slot(slot, at(20)).await.unwrap();
+    assert_eq!(store.abort_unfinished(at(25)).await, Ok(1));
+    let row = store.reader().last_slot("x").await.unwrap().unwrap();
+    assert_eq!((row.state, row.reason), (Aborted, Some(SlotReason::Died)));
+    store.close(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_public_host_every_slot_is_skipped_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(folder.path(), at(9), refusing(), false).await;
+    running.step_to(at(10));
+    running.expect(&[(Skipped, 10, 10, 1)]).await;
+    assert_eq!(running.ledger().await[0].reason, Some(SlotReason::NoPublicHost));
+    running.end().await;
+}
