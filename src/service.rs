@@ -92,7 +92,11 @@ pub async fn run(
         });
     }
 
-    let unfinished = store.abort_unfinished(UnixMicros::now()).await?;
+    let unfinished = tokio::select! {
+        biased;
+        unfinished = store.abort_unfinished(UnixMicros::now()) => unfinished?,
+        () = shutdown.cancelled() => 0,
+    };
     if unfinished > 0 {
         warn!(slots = unfinished, "perfd died in the middle of these slots; they are aborted");
     }
@@ -107,6 +111,8 @@ pub async fn run(
 
     let mut outcome = Ok(());
     tokio::select! {
+        // First: told to end, a part may have ended by now, and rightly so.
+        biased;
         () = shutdown.cancelled() => info!("ending"),
         ended = parts.join_next() => {
             outcome = Err(match ended {
