@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -123,8 +123,12 @@ pub async fn run(
             shutdown.cancel();
         }
     }
-    let failing = matches!(&*store.health().borrow(), StoreHealth::Failing { .. });
-    if !join_all(&mut parts, if failing { LAST_TRY } else { FAREWELL }).await && !failing {
+    let rested = tokio::select! {
+        rested = join_all(&mut parts, FAREWELL) => rested,
+        // What is left waits for the store.
+        () = given_up(store.health()) => true,
+    };
+    if !rested {
         error!("not everything came to rest in time");
     }
     // Who still waits for a store that can't be written is let go by this, and logs what is lost.
@@ -142,6 +146,15 @@ pub async fn run(
         info!("ended");
     }
     outcome
+}
+
+/// Waits until the store can't be written, and has had its time to get well.
+async fn given_up(mut health: watch::Receiver<StoreHealth>) {
+    if health.wait_for(|health| matches!(health, StoreHealth::Failing { .. })).await.is_err() {
+        // The writer is gone, and fails no more.
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(LAST_TRY).await;
 }
 
 fn experimenters(config: &Config, means: &Means) -> Result<Vec<Experimenter>> {
