@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -92,7 +92,11 @@ pub async fn run(
         });
     }
 
-    let unfinished = store.abort_unfinished(UnixMicros::now()).await?;
+    let unfinished = tokio::select! {
+        biased;
+        unfinished = store.abort_unfinished(UnixMicros::now()) => unfinished?,
+        () = shutdown.cancelled() => 0,
+    };
     if unfinished > 0 {
         warn!(slots = unfinished, "perfd died in the middle of these slots; they are aborted");
     }
@@ -107,6 +111,8 @@ pub async fn run(
 
     let mut outcome = Ok(());
     tokio::select! {
+        // First: told to end, a part may have ended by now, and rightly so.
+        biased;
         () = shutdown.cancelled() => info!("ending"),
         ended = parts.join_next() => {
             outcome = Err(match ended {
@@ -117,8 +123,12 @@ pub async fn run(
             shutdown.cancel();
         }
     }
-    let failing = matches!(&*store.health().borrow(), StoreHealth::Failing { .. });
-    if !join_all(&mut parts, if failing { LAST_TRY } else { FAREWELL }).await && !failing {
+    let rested = tokio::select! {
+        rested = join_all(&mut parts, FAREWELL) => rested,
+        // What is left waits for the store.
+        () = given_up(store.health()) => true,
+    };
+    if !rested {
         error!("not everything came to rest in time");
     }
     // Who still waits for a store that can't be written is let go by this, and logs what is lost.
@@ -136,6 +146,15 @@ pub async fn run(
         info!("ended");
     }
     outcome
+}
+
+/// Waits until the store can't be written, and has had its time to get well.
+async fn given_up(mut health: watch::Receiver<StoreHealth>) {
+    if health.wait_for(|health| matches!(health, StoreHealth::Failing { .. })).await.is_err() {
+        // The writer is gone, and fails no more.
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(LAST_TRY).await;
 }
 
 fn experimenters(config: &Config, means: &Means) -> Result<Vec<Experimenter>> {

@@ -82,6 +82,13 @@ struct Occupied {
     total: Duration,
 }
 
+impl Occupied {
+    /// Nothing was measured; the store was waited for.
+    fn by_the_store(begun: UnixMicros, total: Duration) -> Self {
+        Occupied { begun, measuring: Duration::ZERO, total }
+    }
+}
+
 impl Experimenter {
     /// Works off the schedule until `shutdown`; a run under way is then cut off and its slot aborted.
     ///
@@ -89,8 +96,9 @@ impl Experimenter {
     /// If the store or the measuring thread is gone. Failed runs are no errors, and while the store
     /// can't be written this waits for it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), SchedulerError> {
+        let (begun, since) = (self.means.clock.now(), Instant::now());
         let mut plan = self.take_up().await?;
-        let mut occupied = None;
+        let mut occupied = Some(Occupied::by_the_store(begun, since.elapsed()));
         while !shutdown.is_cancelled() {
             match plan.due(self.means.clock.now()) {
                 Due::Later(next) => {
@@ -104,8 +112,10 @@ impl Experimenter {
                     plan.account(planned);
                 }
                 Due::Gap(gap) => {
+                    let (late, since) = (self.means.clock.now().since(gap.last), Instant::now());
                     self.record_gap(gap, occupied.as_ref()).await?;
                     plan.account(gap.last);
+                    occupied = Some(Occupied::by_the_store(gap.last, late + since.elapsed()));
                 }
                 Due::SteppedBack => {
                     warn!(
@@ -155,7 +165,7 @@ impl Experimenter {
         Ok(())
     }
 
-    /// Tries one slot. Returns how long that took, unless it was skipped at once.
+    /// Tries one slot. Returns how long that took, unless it was given up at once.
     async fn slot(
         &self,
         planned: UnixMicros,
@@ -164,9 +174,10 @@ impl Experimenter {
         let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
         let Means { clock, store, board, .. } = &self.means;
         let Some(public) = &self.public else {
+            let (begun, since) = (clock.now(), Instant::now());
             let gap = Gap { first: planned, last: planned, count: 1 };
             self.record(gap, SlotState::Skipped, Some(SlotReason::NoPublicHost)).await?;
-            return Ok(None);
+            return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
         };
 
         let jitter_drawn = plan::jitter_of(name, planned, jitter);
@@ -189,7 +200,7 @@ impl Experimenter {
         if since.elapsed() > plan::grace(every, timeout, jitter) {
             // The store could not be written for so long that a run would reach into the next slot.
             self.end_slot(slot, SlotState::Skipped, Some(SlotReason::StoreDown), Vec::new()).await?;
-            return Ok(Some(Occupied { begun, measuring: Duration::ZERO, total: since.elapsed() }));
+            return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
         }
 
         let request = self.request(public);

@@ -102,8 +102,9 @@ impl Default for StoreOptions {
 /// was not written yet. When the last clone goes, the writer is joined.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    /// First, so that it goes first: SQLite tidies up when the last connection that is closed can write.
     reader: StoreReader,
+    shared: Arc<Shared>,
 }
 
 struct Shared {
@@ -141,7 +142,7 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run()).map_err(other)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Store { shared: Arc::new(Shared { sender, closing, health, commits, thread }), reader })
+        Ok(Store { reader, shared: Arc::new(Shared { sender, closing, health, commits, thread }) })
     }
 
     /// Enters the slot into the ledger as running.
@@ -208,7 +209,11 @@ impl Store {
 
     /// Commits what waits and ends the writer, within `deadline` (and one attempt) even if the store
     /// can't be written: then it gives [`StoreError::Failing`], as each waiting caller gets it.
+    ///
+    /// Reads are over from then on. So the writer's connection is the last one, and when it is closed
+    /// SQLite puts the whole write-ahead log into the store's file and removes it.
     pub async fn close(&self, deadline: Duration) -> Result<(), StoreError> {
+        self.reader.close(deadline).await;
         let Some(thread) = self.shared.request_end(deadline) else { return Ok(()) };
         match tokio::task::spawn_blocking(move || thread.join()).await {
             Ok(Ok(result)) => result,

@@ -4,7 +4,7 @@
 //! from being emptied, so each read is short and rows are handed out as plain data.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -31,6 +31,8 @@ struct Pool {
     wait: Duration,
     busy_timeout: Duration,
     turns: Arc<Semaphore>,
+    /// How many turns there are.
+    readers: u32,
     /// Those not in use, opened when first needed.
     idle: Mutex<Vec<Connection>>,
 }
@@ -38,11 +40,13 @@ struct Pool {
 impl StoreReader {
     /// A reader of the file at `path`, which need not be there yet.
     pub(super) fn new(path: &Path, options: &StoreOptions) -> Self {
+        let readers = u32::try_from(options.readers).unwrap_or(u32::MAX).max(1);
         let pool = Pool {
             path: path.to_owned(),
             wait: options.read_wait,
             busy_timeout: options.busy_timeout,
-            turns: Arc::new(Semaphore::new(options.readers.max(1))),
+            turns: Arc::new(Semaphore::new(readers as usize)),
+            readers,
             idle: Mutex::new(Vec::new()),
         };
         StoreReader { pool: Arc::new(pool) }
@@ -122,6 +126,14 @@ impl StoreReader {
         self.read(query::latest_revision).await
     }
 
+    /// Lets the reads under way end, for so long, lets no other begin, and closes the connections.
+    pub(super) async fn close(&self, patience: Duration) {
+        let all = tokio::time::timeout(patience, self.pool.turns.acquire_many(self.pool.readers)).await;
+        self.pool.turns.close();
+        self.pool.idle().clear();
+        drop(all);
+    }
+
     pub(super) async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -146,14 +158,21 @@ impl StoreReader {
 
 impl Pool {
     fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.idle().pop();
         let conn = match idle {
             Some(conn) => conn,
             None => open_for_reading(&self.path, self.busy_timeout)?,
         };
         let answer = question(&conn)?;
         // After an error the connection is closed: the next read sees what is at the path by then.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        let mut idle = self.idle();
+        if !self.turns.is_closed() {
+            idle.push(conn);
+        }
         Ok(answer)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

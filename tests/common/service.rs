@@ -46,7 +46,7 @@ pub fn left_out(why: &str) {
 
 /// A configuration in the making, in a folder of its own.
 pub struct Setup {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     /// The addresses to listen on.
     pub listen: Vec<String>,
     /// The port that perfd is to measure itself at.
@@ -91,7 +91,7 @@ impl Setup {
             log: folder.path().join("log/perfd.log"),
             tors: String::new(),
             experiments: String::new(),
-            folder,
+            folder: Arc::new(folder),
         }
     }
 
@@ -147,7 +147,7 @@ impl Setup {
 
     /// Starts perfd.
     pub fn start(&self) -> Service {
-        Service::spawn(self.command())
+        Service { folder: Some(Arc::clone(&self.folder)), ..Service::spawn(self.command()) }
     }
 
     /// Starts perfd on a port that it knows, so that it can measure itself, and waits until it listens.
@@ -201,9 +201,14 @@ pub fn wait_until<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
 
 /// A running perfd.
 pub struct Service {
-    child: Child,
+    process: Process,
     stderr: Arc<Stderr>,
+    /// Its folder stays as long as it does.
+    folder: Option<Arc<TempDir>>,
 }
+
+/// A process that is killed when nobody looks after it any more.
+struct Process(Child);
 
 /// What perfd says, line by line as it comes.
 #[derive(Default)]
@@ -258,11 +263,11 @@ impl Service {
         let stderr = Arc::new(Stderr::default());
         let (pipe, collector) = (child.stderr.take().unwrap(), Arc::clone(&stderr));
         std::thread::spawn(move || collector.collect(pipe));
-        Service { child, stderr }
+        Service { process: Process(child), stderr, folder: None }
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.0.id()
     }
 
     pub fn watch(&self) -> Watch {
@@ -336,7 +341,7 @@ impl Service {
         assert!(!waited.timed_out(), "perfd has not ended within {time:?}:\n{}", said.lines.join("\n"));
         drop(said);
         // It holds its end of the pipe until the very end.
-        self.child.wait().unwrap()
+        self.process.0.wait().unwrap()
     }
 
     /// Tells it to end, and expects that it does so in good order within `time`.
@@ -347,10 +352,10 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
