@@ -674,7 +674,13 @@ path = "a\u0000b""#,
         "",
         r#"[log]
 file = "/var/lib/perfd/perfd.sqlite""#,
-        "config.toml:12: log.file: is the same file as store.path; write another",
+        r#"config.toml:12: log.file: begins the name of a file of the store's; write one in another folder, such as "/var/log/perfd/perfd.log""#,
+    ),
+    (
+        "",
+        r#"[log]
+file = "/var/lib/perfd/perfd""#,
+        r#"config.toml:12: log.file: begins the name of a file of the store's; write one in another folder, such as "/var/log/perfd/perfd.log""#,
     ),
     (
         "",

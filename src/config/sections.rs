@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::host::fault_of_host;
@@ -25,9 +25,10 @@ pub(super) fn config(top: &Section) -> Option<Config> {
     let log_section = top.section("log");
     let log = log(&log_section);
     if let (Some(store), Some(Log { file: Some(file), .. })) = (&store, &log)
-        && store == file
+        && takes_in_state(file, store)
     {
-        let _: Option<()> = log_section.wrong("file", "is the same file as store.path; write another");
+        let remedy = "write one in another folder, such as \"/var/log/perfd/perfd.log\"";
+        let _: Option<()> = log_section.wrong("file", format!("begins the name of a file of the store's; {remedy}"));
     }
 
     let tor_sections = top.sections("tor");
@@ -209,6 +210,13 @@ fn log(section: &Section) -> Option<Log> {
     let level = section.optional("level", LogLevel::Info, |entry| entry.word(&LogLevel::WORDS));
     let keep_days = section.optional("keep_days", 30, |entry| entry.integer(1..=3650).map(|days| days as usize));
     Some(Log { file: file?, format: format?, level: level?, keep_days: keep_days? })
+}
+
+/// Old logs are removed by the beginning of their names, so no file that must stay may begin like the log.
+fn takes_in_state(log: &Path, store: &Path) -> bool {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let state_files = [name(store), "payload.key".to_owned(), "perfd.lock".to_owned()];
+    log.parent() == store.parent() && state_files.iter().any(|file| file.starts_with(&name(log)))
 }
 
 /// The names of several sections in their order, right or wrong; two of one name are a problem.
