@@ -1,15 +1,15 @@
 //! `perfd results`: asks a running perfd for its results.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt;
 use serde::Deserialize;
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE, USAGE};
+use super::output;
 use crate::config::Config;
 use crate::export::json::ResultJson;
 use crate::export::table;
@@ -117,18 +117,24 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         ResultsFormat::Csv => "results.csv",
     };
     let request = client.get(format!("{server}/{path}")).query(&query(args));
-    let response = request.send().await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
+    let request = request
+        .build()
+        .ok()
+        .filter(|request| request.url().scheme() == "http")
+        .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
+        .or_exit(USAGE)?;
+    let response =
+        client.execute(request).await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
     if !response.status().is_success() {
         let status = response.status();
         let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
         let reason = response.json::<Refusal>().await.map_or_else(|_| status.to_string(), |refusal| refusal.error);
-        return Err(anyhow::anyhow!("{server} refuses: {reason}")).or_exit(code);
+        return Err(anyhow::anyhow!("{server} refuses: {}", table::printable(&reason))).or_exit(code);
     }
-    let printed = match args.format {
+    match args.format {
         ResultsFormat::Table => print_table(response).await,
         _ => copy(response).await,
-    };
-    printed.or_exit(UNAVAILABLE)
+    }
 }
 
 fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
@@ -151,27 +157,23 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
     query
 }
 
-async fn print_table(response: reqwest::Response) -> Result<()> {
-    let mut answer: Answer = response.json().await.context("the answer is not what a perfd gives")?;
-    if answer.results.is_empty() {
-        bail!("there are no results yet, or none that the filters let through");
+async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
+    let answer = response.json::<Answer>().await.context("the answer is not what a perfd gives");
+    let mut results = answer.or_exit(UNAVAILABLE)?.results;
+    if results.is_empty() {
+        output::note("there are no results yet, or none that the filters let through");
+        return Ok(());
     }
-    answer.results.reverse();
-    print_all(table::render(&answer.results).as_bytes())
+    results.reverse();
+    output::print(table::render(&results)).map(drop)
 }
 
-async fn copy(response: reqwest::Response) -> Result<()> {
+async fn copy(response: reqwest::Response) -> Result<(), Exit> {
     let mut pieces = response.bytes_stream();
     while let Some(piece) = pieces.next().await {
-        print_all(&piece.context("the answer was cut off")?)?;
+        if !output::print(piece.context("the answer was cut off").or_exit(UNAVAILABLE)?)? {
+            break;
+        }
     }
     Ok(())
-}
-
-/// Prints; that nobody reads on (a closed pipe) is no error.
-fn print_all(bytes: &[u8]) -> Result<()> {
-    match io::stdout().write_all(bytes) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.context("can't print"),
-    }
 }

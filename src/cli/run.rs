@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::exit::{CANT_LISTEN, CONFIG, Exit, FAILED, OrExit, PRIVILEGES, STORE};
+use super::output;
 use crate::config::Config;
 use crate::payload::Secret;
 use crate::privileges::{self, Identity, PrivilegeError};
@@ -113,7 +114,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, Exit> {
     match passed_over {
         Some(e) if listeners.is_empty() => Err(e).or_exit(CANT_LISTEN),
         Some(e) => {
-            eprintln!("perfd: this host has no IPv6: {e}");
+            output::note(format_args!("this host has no IPv6: {e}"));
             Ok(listeners)
         }
         None => Ok(listeners),
