@@ -135,7 +135,7 @@ impl Client {
     /// A client whose system takes little before it reads.
     pub async fn connect_narrow(address: SocketAddr) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
         Client { stream: within("connect", socket.connect(address)).await.unwrap(), unread: Vec::new() }
     }
 
@@ -148,11 +148,7 @@ impl Client {
         let (status, headers) = within("head", self.head()).await;
         let mut reply = Reply { status, headers, body: Vec::new() };
         if reply.header("transfer-encoding") == Some("chunked") {
-            while let size @ 1.. = self.chunk_size().await {
-                let chunk = self.take(size + 2).await;
-                reply.body.extend_from_slice(&chunk[..size]);
-            }
-            self.take(2).await;
+            reply.body = self.chunks().await;
         } else {
             let length = reply.header("content-length").map(|n| n.parse().unwrap());
             reply.body = self.take(length.unwrap_or(0)).await;
@@ -180,6 +176,17 @@ impl Client {
     pub async fn rest(&mut self) -> Vec<u8> {
         while within("end", self.more()).await > 0 {}
         std::mem::take(&mut self.unread)
+    }
+
+    /// Reads a body that comes in chunks, after its head.
+    pub async fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let size @ 1.. = self.chunk_size().await {
+            let chunk = self.take(size + 2).await;
+            body.extend_from_slice(&chunk[..size]);
+        }
+        self.take(2).await;
+        body
     }
 
     async fn chunk_size(&mut self) -> usize {
