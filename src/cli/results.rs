@@ -82,7 +82,7 @@ struct Refusal {
 /// Asks and prints.
 pub fn run(args: ResultsArgs) -> Result<(), Exit> {
     let server = match &args.server {
-        Some(url) => url.trim_end_matches('/').to_owned(),
+        Some(url) => url.clone(),
         None => {
             let config = Config::load(&args.config)
                 .context("give --server URL, or the configuration of the service")
@@ -116,15 +116,11 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         ResultsFormat::Tpf => "results.tpf",
         ResultsFormat::Csv => "results.csv",
     };
-    let request = client.get(format!("{server}/{path}")).query(&query(args));
-    let request = request
-        .build()
-        .ok()
-        .filter(|request| request.url().scheme() == "http")
+    let url = page(server, path)
         .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
         .or_exit(USAGE)?;
-    let response =
-        client.execute(request).await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
+    let request = client.get(url).query(&query(args));
+    let response = request.send().await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
     if !response.status().is_success() {
         let status = response.status();
         let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
@@ -135,6 +131,13 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         ResultsFormat::Table => print_table(response).await,
         _ => copy(response).await,
     }
+}
+
+/// A page of the server, which may be given with a path of its own, as behind a reverse proxy.
+fn page(server: &str, path: &str) -> Option<reqwest::Url> {
+    let mut url = reqwest::Url::parse(server).ok().filter(|url| url.scheme() == "http")?;
+    url.path_segments_mut().ok()?.pop_if_empty().push(path);
+    Some(url)
 }
 
 fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
