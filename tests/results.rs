@@ -312,27 +312,6 @@ async fn readers_who_stop_hold_up_nobody_but_those_beyond_the_limit() {
 }
 
 #[tokio::test]
-async fn a_flood_of_questions_for_health_harms_nobody() {
-    let server = with_thirty_six().await;
-    let before = server.get("/health").await.json()["status"].clone();
-    let mut clients = Vec::new();
-    for _ in 0..300 {
-        let mut client = Client::connect(server.address).await;
-        client.send("GET /health HTTP/1.1\r\nHost: test\r\n\r\n".repeat(5)).await;
-        clients.push(client);
-    }
-    assert_eq!(lines(&server.get("/results.ndjson").await).len(), 36);
-    assert_eq!(server.get("/payload/51200").await.body.len(), 51_200);
-    add(&server.store, vec![new_result(100, 100)]).await;
-    for client in &mut clients {
-        for _ in 0..5 {
-            let reply = client.reply().await;
-            assert_eq!((reply.status, &reply.json()["status"]), (200, &before));
-        }
-    }
-}
-
-#[tokio::test]
 async fn twenty_thousand_rows_need_little_memory() {
     const MOST_KIB: u64 = 60 * 1024;
     let folder = tempfile::tempdir().unwrap();

@@ -21,6 +21,11 @@ pub fn print(text: impl AsRef<[u8]>) -> Result<bool, Exit> {
     }
 }
 
+/// Prints a line that nothing depends on: what can't be written is lost.
+pub fn line(what: impl fmt::Display) {
+    let _ = writeln!(io::stdout(), "{what}");
+}
+
 /// Says something beside that on stderr.
 pub fn note(what: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "perfd: {what}");
