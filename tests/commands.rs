@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use perfd::config::Config;
 use serde_json::Value;
-use web::{Server, add, config, fill, http_server, incomplete, new_result, perfd, socks_relay};
+use web::{Server, Service, add, config, fill, http_server, incomplete, new_result, perfd, socks_relay};
 
 const COMMANDS: [&str; 6] = ["run", "once", "check", "results", "testnet", "completions"];
 
@@ -152,6 +152,15 @@ fn once_refuses_what_it_can_not_understand() {
         assert!(stderr(&output).contains(&format!("{} {bad}", good[at - 1])), "{bad:?}: {}", stderr(&output));
         assert_eq!(stdout(&output), "");
     }
+}
+
+#[test]
+fn run_may_open_as_many_files_as_it_has_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start_after("ulimit -Sn 100", folder.path(), "max_connections = 700");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", service.child.id())).unwrap();
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(open_files.split_whitespace().nth(3), Some("892"), "{open_files}");
 }
 
 /// An address at which nothing listens.

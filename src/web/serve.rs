@@ -36,8 +36,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// At the end of the service, answers under way have so long to be finished.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Connections beyond the limit that are still taken, to serve perfd's own runs and tell others why not.
-const CROWD: usize = 64;
+/// Connections of one listener beyond the limit that are still taken, to serve perfd's own runs and tell others why not.
+pub const CROWD: usize = 64;
 
 /// A request's head may be so large, and a response is handed to the system in portions of about this
 /// size. Strangers can make perfd hold it once for every connection.

@@ -314,6 +314,11 @@ pub struct Service {
 impl Service {
     /// Starts it on the store `perfd.sqlite` of `folder`, with these lines in its section `[server]`.
     pub fn start(folder: &Path, server: &str) -> Service {
+        Self::start_after(":", folder, server)
+    }
+
+    /// Runs this in its shell before.
+    pub fn start_after(before: &str, folder: &Path, server: &str) -> Service {
         // As root, perfd becomes nobody, who must be able to work here.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
         for file in std::fs::read_dir(folder).unwrap() {
@@ -324,7 +329,9 @@ impl Service {
         let text = text.replace("/nowhere/perfd.sqlite", &store).replace("user = \"\"", "user = \"nobody\"");
         let file = folder.join("config.toml");
         std::fs::write(&file, text).unwrap();
-        let mut child = perfd().arg("run").arg("--config").arg(&file).stderr(Stdio::piped()).spawn().unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{before}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_perfd"), "run", "--config"]);
+        let mut child = shell.arg(&file).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut seen = Vec::new();
         let address = loop {
