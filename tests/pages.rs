@@ -69,6 +69,22 @@ async fn health_tells_what_an_operator_should_look_at() {
 }
 
 #[tokio::test]
+async fn a_store_that_can_not_be_read_is_failing_and_payloads_go_on() {
+    let server = Server::start(with_public_address()).await;
+    server.database().execute_batch("DROP TABLE result").unwrap();
+    let health = server.get("/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("failing")));
+    assert!(health.json()["problems"][0].as_str().unwrap().starts_with("the store cannot be read"));
+    assert!(server.get("/").await.text().contains("<strong class=\"failing\">failing</strong>"));
+    for results in ["/results.csv", "/results/00000000000000000000000000000001"] {
+        let reply = server.get(results).await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.reason().starts_with("the store cannot be read"), "{}", reply.reason());
+    }
+    assert_eq!(server.get("/payload/51200").await.body.len(), 51_200);
+}
+
+#[tokio::test]
 async fn a_flood_of_questions_for_health_harms_nobody() {
     let server = Server::start(config("")).await;
     fill(&server.store, 36).await;

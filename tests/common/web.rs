@@ -56,7 +56,7 @@ pub struct Server {
     pub in_flight: InFlight,
     pub limits: Limits,
     _shutdown: DropGuard,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
@@ -76,7 +76,12 @@ impl Server {
         let shared = Shared::new(Arc::new(config), store.clone(), Board::default(), secret.clone(), in_flight.clone());
         let shutdown = CancellationToken::new();
         tokio::spawn(serve(listener, router(shared), limits.clone(), shutdown.clone()));
-        Server { address, store, secret, in_flight, limits, _shutdown: shutdown.drop_guard(), _folder: folder }
+        Server { address, store, secret, in_flight, limits, _shutdown: shutdown.drop_guard(), folder }
+    }
+
+    /// Another program's connection to the store.
+    pub fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("perfd.sqlite")).unwrap()
     }
 
     pub async fn get(&self, target: &str) -> Reply {
