@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use perfd::cli::Cli;
+use perfd::cli::{Cli, output};
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => ExitCode::from(code),
         Err(exit) => {
-            eprintln!("perfd: {:#}", exit.error);
+            output::note(format_args!("{:#}", exit.error));
             ExitCode::from(exit.code)
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -76,11 +76,7 @@ pub async fn run(
     };
 
     let mut parts = JoinSet::new();
-    let limits = Limits {
-        connections: Arc::new(Semaphore::new(config.server.max_connections)),
-        stall_timeout: config.server.stall_timeout,
-        in_flight: means.in_flight.clone(),
-    };
+    let limits = Limits::new(&config.server, means.in_flight.clone());
     let shared = Shared::new(Arc::clone(&config), store.clone(), means.board.clone(), secret, means.in_flight.clone());
     let router = router(shared);
     for listener in listeners {

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_socks::tcp::Socks5Stream;
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE};
+use super::output;
 use crate::config::{Config, PublicAddress, Tor};
 use crate::measurement::RunId;
 use crate::payload::Secret;
@@ -36,11 +37,9 @@ pub struct CheckArgs {
 /// Checks and prints.
 pub fn run(args: CheckArgs) -> Result<(), Exit> {
     let config = Config::load(&args.config).or_exit(CONFIG)?;
-    print!("{config}");
+    output::print(config.to_toml())?;
     let Some(public) = &config.public else {
-        eprintln!(
-            "perfd: no public host is configured: perfd serves, but can't measure; set host in the section [public]"
-        );
+        output::note("no public host is configured: perfd serves, but can't measure; set host in the section [public]");
         return if args.online {
             Err(anyhow::anyhow!("there is no public address to ask")).or_exit(CONFIG)
         } else {
@@ -53,7 +52,7 @@ pub fn run(args: CheckArgs) -> Result<(), Exit> {
     let instance = match Secret::load(config.state_directory()) {
         Ok(secret) => Some(secret.instance_name()),
         Err(error) => {
-            eprintln!("perfd: can't tell whether it is this perfd that answers: {error}");
+            output::note(format_args!("can't tell whether it is this perfd that answers: {error}"));
             None
         }
     };
@@ -61,7 +60,7 @@ pub fn run(args: CheckArgs) -> Result<(), Exit> {
     let mut all_answered = Ok(());
     for tor in &config.tors {
         match runtime.block_on(ask(tor, public, instance.as_deref())) {
-            Ok(answer) => eprintln!("perfd: through tor {}: {answer}", tor.name),
+            Ok(answer) => output::note(format_args!("through tor {}: {answer}", tor.name)),
             Err(error) => all_answered = Err(error.context(format!("through tor {} at {}", tor.name, tor.socks))),
         }
     }

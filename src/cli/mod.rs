@@ -3,6 +3,7 @@
 mod check;
 pub mod exit;
 mod once;
+pub mod output;
 mod results;
 mod run;
 mod testnet;
@@ -56,7 +57,10 @@ impl Cli {
             Command::Results(args) => results::run(args).map(|()| exit::OK),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "perfd", &mut std::io::stdout());
+                // Not straight to stdout: clap panics if nobody reads on.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "perfd", &mut script);
+                output::print(script)?;
                 Ok(exit::OK)
             }
         }

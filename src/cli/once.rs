@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, STORE, USAGE};
+use super::output;
 use crate::config::Config;
 use crate::config::units::{parse_duration, parse_size};
 use crate::export::json::ResultJson;
@@ -84,17 +85,15 @@ pub fn run(args: OnceArgs) -> Result<u8, Exit> {
     let measurement = runtime.block_on(measure(&request));
 
     if let Some(why) = Some(&measurement.outcome).filter(|outcome| **outcome != Outcome::Complete) {
-        eprintln!("perfd: {why}");
+        output::note(why);
     }
     let complete = measurement.outcome == Outcome::Complete;
     let row = row(source, args.socks, measurement);
-    match args.format {
-        OnceFormat::Table => print!("{}", table::render(&[ResultJson::from(&row)])),
-        OnceFormat::Tpf => print!("{}{}", torperf::HEADER, torperf::line(&row)),
-        OnceFormat::Json => {
-            println!("{}", serde_json::to_string_pretty(&ResultJson::from(&row)).or_exit(FAILED)?);
-        }
-    }
+    output::print(match args.format {
+        OnceFormat::Table => table::render(&[ResultJson::from(&row)]),
+        OnceFormat::Tpf => format!("{}{}", torperf::HEADER, torperf::line(&row)),
+        OnceFormat::Json => serde_json::to_string_pretty(&ResultJson::from(&row)).or_exit(FAILED)? + "\n",
+    })?;
     Ok(if complete { super::exit::OK } else { FAILED })
 }
 

@@ -1,15 +1,15 @@
 //! `perfd results`: asks a running perfd for its results.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt;
 use serde::Deserialize;
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE, USAGE};
+use super::output;
 use crate::config::Config;
 use crate::export::json::ResultJson;
 use crate::export::table;
@@ -82,7 +82,7 @@ struct Refusal {
 /// Asks and prints.
 pub fn run(args: ResultsArgs) -> Result<(), Exit> {
     let server = match &args.server {
-        Some(url) => url.trim_end_matches('/').to_owned(),
+        Some(url) => url.clone(),
         None => {
             let config = Config::load(&args.config)
                 .context("give --server URL, or the configuration of the service")
@@ -116,19 +116,28 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         ResultsFormat::Tpf => "results.tpf",
         ResultsFormat::Csv => "results.csv",
     };
-    let request = client.get(format!("{server}/{path}")).query(&query(args));
+    let url = page(server, path)
+        .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
+        .or_exit(USAGE)?;
+    let request = client.get(url).query(&query(args));
     let response = request.send().await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
     if !response.status().is_success() {
         let status = response.status();
         let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
         let reason = response.json::<Refusal>().await.map_or_else(|_| status.to_string(), |refusal| refusal.error);
-        return Err(anyhow::anyhow!("{server} refuses: {reason}")).or_exit(code);
+        return Err(anyhow::anyhow!("{server} refuses: {}", table::printable(&reason))).or_exit(code);
     }
-    let printed = match args.format {
+    match args.format {
         ResultsFormat::Table => print_table(response).await,
         _ => copy(response).await,
-    };
-    printed.or_exit(UNAVAILABLE)
+    }
+}
+
+/// A page of the server, which may be given with a path of its own, as behind a reverse proxy.
+fn page(server: &str, path: &str) -> Option<reqwest::Url> {
+    let mut url = reqwest::Url::parse(server).ok().filter(|url| url.scheme() == "http")?;
+    url.path_segments_mut().ok()?.pop_if_empty().push(path);
+    Some(url)
 }
 
 fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
@@ -151,27 +160,23 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
     query
 }
 
-async fn print_table(response: reqwest::Response) -> Result<()> {
-    let mut answer: Answer = response.json().await.context("the answer is not what a perfd gives")?;
-    if answer.results.is_empty() {
-        bail!("there are no results yet, or none that the filters let through");
+async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
+    let answer = response.json::<Answer>().await.context("the answer is not what a perfd gives");
+    let mut results = answer.or_exit(UNAVAILABLE)?.results;
+    if results.is_empty() {
+        output::note("there are no results yet, or none that the filters let through");
+        return Ok(());
     }
-    answer.results.reverse();
-    print_all(table::render(&answer.results).as_bytes())
+    results.reverse();
+    output::print(table::render(&results)).map(drop)
 }
 
-async fn copy(response: reqwest::Response) -> Result<()> {
+async fn copy(response: reqwest::Response) -> Result<(), Exit> {
     let mut pieces = response.bytes_stream();
     while let Some(piece) = pieces.next().await {
-        print_all(&piece.context("the answer was cut off")?)?;
+        if !output::print(piece.context("the answer was cut off").or_exit(UNAVAILABLE)?)? {
+            break;
+        }
     }
     Ok(())
-}
-
-/// Prints; that nobody reads on (a closed pipe) is no error.
-fn print_all(bytes: &[u8]) -> Result<()> {
-    match io::stdout().write_all(bytes) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.context("can't print"),
-    }
 }

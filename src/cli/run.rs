@@ -12,15 +12,18 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use clap::Args;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::exit::{CANT_LISTEN, CONFIG, Exit, FAILED, OrExit, PRIVILEGES, STORE};
+use super::output;
 use crate::config::Config;
 use crate::payload::Secret;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::store::Store;
+use crate::web::serve::CROWD;
 use crate::{logging, service};
 
 /// Threads that serve and schedule; measuring has one of its own.
@@ -38,6 +41,9 @@ pub struct RunArgs {
     config: PathBuf,
 }
 
+/// Files that are open beside the clients' connections: the store, the log, the runs.
+const OTHER_FILES: usize = 128;
+
 /// Runs the service to its end.
 pub fn run(args: RunArgs) -> Result<(), Exit> {
     let config = Arc::new(Config::load(&args.config).or_exit(CONFIG)?);
@@ -48,6 +54,7 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
         (_, false) => None,
     };
     let listeners = listen(&config)?;
+    allow_open_files(config.server.max_connections + listeners.len() * CROWD + OTHER_FILES);
     if let Some(identity) = &identity {
         for folder in folders(&config) {
             identity.make_folder(folder).or_exit(PRIVILEGES)?;
@@ -113,10 +120,30 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, Exit> {
     match passed_over {
         Some(e) if listeners.is_empty() => Err(e).or_exit(CANT_LISTEN),
         Some(e) => {
-            eprintln!("perfd: this host has no IPv6: {e}");
+            output::note(format_args!("this host has no IPv6: {e}"));
             Ok(listeners)
         }
         None => Ok(listeners),
+    }
+}
+
+/// Raises the limit of open files, if it is lower: strangers who use it up would take from perfd the
+/// sockets that it measures with.
+fn allow_open_files(needed: usize) {
+    let needed = needed as u64;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft >= needed {
+        return;
+    }
+    // Only root may go beyond the hard limit.
+    if setrlimit(Resource::RLIMIT_NOFILE, needed, needed.max(hard)).is_ok() {
+        return;
+    }
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    if hard < needed {
+        output::note(format_args!(
+            "only {hard} files may be open, where server.max_connections needs {needed}; lower that, or raise the limit"
+        ));
     }
 }
 

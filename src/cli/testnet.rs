@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output;
 use crate::testnet::{self, Options, Stage, Status, TestNet};
 
 /// Arguments of `perfd testnet`.
@@ -126,8 +127,8 @@ async fn until_one_ends(net: &TestNet) -> anyhow::Result<String> {
 
 async fn down(dir: PathBuf) -> anyhow::Result<u8> {
     match testnet::down(&dir).await? {
-        0 => println!("no network was up in {}", dir.display()),
-        count => println!("down: {count} tors ended"),
+        0 => output::line(format_args!("no network was up in {}", dir.display())),
+        count => output::line(format_args!("down: {count} tors ended")),
     }
     Ok(super::exit::OK)
 }
@@ -135,14 +136,14 @@ async fn down(dir: PathBuf) -> anyhow::Result<u8> {
 fn status(dir: PathBuf, json: bool) -> anyhow::Result<u8> {
     let status = testnet::status(&dir)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        output::line(serde_json::to_string_pretty(&status)?);
     } else {
         match &status {
-            None => println!("no network is up in {}", dir.display()),
+            None => output::line(format_args!("no network is up in {}", dir.display())),
             Some(Status { net, ended }) => {
                 for node in &net.nodes {
                     let state = if ended.contains(&node.name) { "ended" } else { "up" };
-                    println!("{state:5} {:9} {:12} pid {}", node.name, node.address, node.pid);
+                    output::line(format_args!("{state:5} {:9} {:12} pid {}", node.name, node.address, node.pid));
                 }
                 print_addresses(net);
             }
@@ -153,10 +154,10 @@ fn status(dir: PathBuf, json: bool) -> anyhow::Result<u8> {
 }
 
 fn print_addresses(net: &TestNet) {
-    println!("socks {}", net.socks);
-    println!("control {}", net.control);
-    println!("cookie {}", net.cookie.display());
-    println!("dir {}", net.dir.display());
+    output::line(format_args!("socks {}", net.socks));
+    output::line(format_args!("control {}", net.control));
+    output::line(format_args!("cookie {}", net.cookie.display()));
+    output::line(format_args!("dir {}", net.dir.display()));
 }
 
 /// The stages on stderr: on a terminal in one line that changes, else a line each.

@@ -65,8 +65,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// What a service sends must not steer the terminal.
-fn printable(text: &str) -> String {
+/// Text on one line: what a service sends must not steer the terminal.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

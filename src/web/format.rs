@@ -47,7 +47,8 @@ impl Format {
     /// 406 if it names formats, and none of these.
     pub fn accepted(headers: &HeaderMap) -> Result<Format, ApiError> {
         let lines: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
-        if lines.is_empty() {
+        // An empty value is as good as none.
+        if lines.iter().all(|line| line.trim().is_empty()) {
             return Ok(Format::Json);
         }
         let wanted = lines.iter().flat_map(|line| line.split(',')).filter_map(media_range);
@@ -85,6 +86,7 @@ mod tests {
         assert_eq!(accepted("text/plain;q=0.5, application/x-ndjson;q=0.9"), Some(Format::Ndjson));
         assert_eq!(accepted("text/csv, text/plain"), Some(Format::Csv), "the first of equals");
         assert_eq!(accepted("text/html,application/xhtml+xml,*/*;q=0.8"), Some(Format::Json));
+        assert_eq!(accepted(" "), Some(Format::Json));
         assert_eq!(accepted("image/png"), None);
         assert_eq!(accepted("application/json;q=0"), None);
         assert_eq!(Format::accepted(&HeaderMap::new()).ok(), Some(Format::Json));

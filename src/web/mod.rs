@@ -12,6 +12,9 @@ mod start_page;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response, header};
 use axum::routing::get;
 use tokio::sync::Semaphore;
@@ -26,7 +29,7 @@ use health::HealthCache;
 use payload::Allowance;
 
 /// How many answers with results may be under way at a time; each reads the store in short pages.
-const RESULT_STREAMS: usize = 8;
+const RESULT_STREAMS: usize = 16;
 
 /// What every request may use.
 #[derive(Clone)]
@@ -79,6 +82,19 @@ pub fn router(shared: Shared) -> Router {
         })
         .layer(axum::middleware::map_response(common_headers))
         .with_state(shared)
+}
+
+/// The last part of the path, where the route has a name for it.
+struct Segment(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let not_text = |_| ApiError::bad_request("the path is not UTF-8 when its %XX are decoded");
+        path.map(|Path(segment)| Segment(segment)).map_err(not_text)
+    }
 }
 
 async fn common_headers<B>(mut response: Response<B>) -> Response<B> {

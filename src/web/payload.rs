@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Shared;
 use super::error::ApiError;
+use super::{Segment, Shared};
 use crate::config::units::format_size;
 use crate::measurement::RunId;
 use crate::payload::{CHUNK, RUN_HEADER, Stream};
@@ -34,7 +34,7 @@ pub struct Allowance {
 /// Sends a payload: the run's own stream if the request names a run, fresh random bytes if not.
 pub async fn payload(
     State(shared): State<Shared>,
-    Path(bytes): Path<String>,
+    Segment(bytes): Segment,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let size = size_of(&bytes, shared.allowance.largest)?;

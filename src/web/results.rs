@@ -4,27 +4,32 @@
 //! only then the next read. So memory stays small and no read holds the database for a slow client.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Response, header};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Shared;
 use super::error::ApiError;
 use super::format::Format;
 use super::query::ResultsQuery;
+use super::{Segment, Shared};
 use crate::export::json::ResultJson;
 use crate::export::{csv, json, torperf};
 use crate::measurement::{ResultRow, RunId};
-use crate::store::{Page, StoreError, StoreReader};
+use crate::store::{Order, Page, StoreError, StoreReader};
 
 /// Rows in one read of the store, and in one piece of the answer.
-const PAGE_ROWS: usize = 250;
+const PAGE_ROWS: usize = 100;
+
+/// No answer is sent for longer, however slowly it is taken: it keeps its place from others.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 type Answer = Result<Response<Body>, ApiError>;
 
@@ -54,7 +59,7 @@ pub async fn csv(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Ans
 }
 
 /// `GET /results/{id}`, with a file ending or without: one result and the configuration it was made under.
-pub async fn one(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: HeaderMap) -> Answer {
     let (id, format) = match name.split_once('.') {
         Some((id, ending)) => {
             let unknown = || {
@@ -105,6 +110,8 @@ async fn results(shared: Shared, query: Option<String>, format: Format) -> Answe
     let mut pages = Pages {
         reader: shared.store.reader().clone(),
         left: query.limit.unwrap_or(usize::MAX),
+        until: Instant::now() + LONGEST,
+        latest: None,
         query,
         _permit: permit,
     };
@@ -113,7 +120,7 @@ async fn results(shared: Shared, query: Option<String>, format: Format) -> Answe
     let pieces = Pieces { format, pages, waiting: VecDeque::from([first]), rows: 0, begun: false, ended: false };
     let body = stream::try_unfold(pieces, |mut pieces| async {
         let piece = pieces.next().await?;
-        Ok::<_, StoreError>(piece.map(|piece| (piece, pieces)))
+        Ok::<_, io::Error>(piece.map(|piece| (piece, pieces)))
     });
     Ok(response(format, Body::from_stream(body)))
 }
@@ -132,6 +139,9 @@ struct Pages {
     reader: StoreReader,
     query: ResultsQuery,
     left: usize,
+    until: Instant,
+    /// The highest revision when the first page was read.
+    latest: Option<i64>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -140,7 +150,17 @@ impl Pages {
     async fn next(&mut self) -> Result<Page, StoreError> {
         loop {
             let rows = self.left.min(PAGE_ROWS);
-            let page = self.reader.results_page(&self.query.filter, self.query.cursor, self.query.order, rows).await?;
+            let page = self.reader.results_page(&self.query.filter, self.query.cursor, self.query.order, rows).await;
+            let mut page = match page {
+                // An answer that was begun can't be refused any more: it waits for its turn.
+                Err(StoreError::Busy) if self.latest.is_some() && Instant::now() < self.until => continue,
+                other => other?,
+            };
+            let at_first = *self.latest.get_or_insert(page.latest);
+            if self.query.order == Order::Newest {
+                // Who follows from here must get what was added above the first page meanwhile.
+                page.latest = at_first;
+            }
             self.left -= page.rows.len().min(self.left);
             if let Some(next) = page.next {
                 self.query.cursor = Some(next);
@@ -163,13 +183,14 @@ struct Pieces {
 }
 
 impl Pieces {
-    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.ended {
             return Ok(None);
         }
         let page = match self.waiting.pop_front() {
             Some(page) => page,
-            None => self.pages.next().await?,
+            None if Instant::now() > self.pages.until => return Err(io::ErrorKind::TimedOut.into()),
+            None => self.pages.next().await.map_err(io::Error::other)?,
         };
         let mut text = String::new();
         if !self.begun {

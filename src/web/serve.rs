@@ -3,9 +3,11 @@
 //! `axum::serve` knows no limits, so a few idle or slow strangers could hold its sockets for ever; hence
 //! this loop over hyper's connection, with the router inside.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
@@ -25,6 +27,7 @@ use tracing::{debug, warn};
 
 use super::error::ApiError;
 use super::payload::run_of;
+use crate::config::Server;
 use crate::payload::in_flight::InFlight;
 
 /// A client has so long to send a request's head, and as long between two requests.
@@ -33,11 +36,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// At the end of the service, answers under way have so long to be finished.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Connections beyond the limit that are still taken, to serve perfd's own runs and tell others why not.
-const CROWD: usize = 64;
+/// Connections of one listener beyond the limit that are still taken, to serve perfd's own runs and tell others why not.
+pub const CROWD: usize = 64;
 
-/// A response is handed to the system in portions of about this size.
-const WRITE_BUFFER: usize = 256 * 1024;
+/// A request's head may be so large, and a response is handed to the system in portions of about this
+/// size. Strangers can make perfd hold it once for every connection.
+const BUFFER: usize = 64 * 1024;
 
 /// After an error of `accept` (no file descriptors, mostly) so long is waited before the next one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,13 +53,27 @@ pub struct Limits {
     pub connections: Arc<Semaphore>,
     /// A client that takes nothing for so long is cut off.
     pub stall_timeout: Duration,
+    /// A client has so long to send a request's head, and as long between two requests.
+    pub head_timeout: Duration,
     /// The runs whose requests are served however crowded it is.
     pub in_flight: InFlight,
 }
 
+impl Limits {
+    /// What the configuration grants.
+    pub fn new(server: &Server, in_flight: InFlight) -> Self {
+        Limits {
+            connections: Arc::new(Semaphore::new(server.max_connections)),
+            stall_timeout: server.stall_timeout,
+            head_timeout: HEAD_TIMEOUT,
+            in_flight,
+        }
+    }
+}
+
 /// Serves `router` on `listener` until `shutdown`, and ends with the last connection, soon after it.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
-    let crowd = Arc::new(Semaphore::new(CROWD));
+    let mut crowd = Crowd::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -72,23 +90,51 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             }
         };
         let place = match Arc::clone(&limits.connections).try_acquire_owned() {
-            Ok(permit) => Place { _permit: permit, crowded: false },
-            Err(_) => match Arc::clone(&crowd).try_acquire_owned() {
-                Ok(permit) => Place { _permit: permit, crowded: true },
-                Err(_) => continue,
-            },
+            Ok(permit) => Place::Granted(permit),
+            Err(_) if crowd.makes_room() => Place::Crowded(Arc::default()),
+            Err(_) => continue,
         };
-        connections.spawn(connection(stream, peer, place, router.clone(), limits.clone(), shutdown.clone()));
+        let crowded = place.crowded();
+        let task = connections.spawn(connection(stream, peer, place, router.clone(), limits.clone(), shutdown.clone()));
+        crowd.0.extend(crowded.map(|own_run| (task, own_run)));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
 /// A connection's place among those that may be open.
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    /// Beyond the limit: only perfd's own runs are served.
-    crowded: bool,
+enum Place {
+    /// Within the limit.
+    Granted(#[expect(dead_code, reason = "held, and given back with the connection")] OwnedSemaphorePermit),
+    /// Beyond it: only perfd's own runs are served, and whether this is one is noted here.
+    Crowded(Arc<AtomicBool>),
+}
+
+impl Place {
+    fn crowded(&self) -> Option<Arc<AtomicBool>> {
+        match self {
+            Place::Granted(_) => None,
+            Place::Crowded(own_run) => Some(Arc::clone(own_run)),
+        }
+    }
+}
+
+/// The connections beyond the limit, the oldest first, and whether each serves an own run.
+#[derive(Default)]
+struct Crowd(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+
+impl Crowd {
+    /// Makes room for one more: if it is full, the stranger goes that came first. So strangers who fill
+    /// it and say nothing keep no run out, whose request comes within a round trip.
+    fn makes_room(&mut self) -> bool {
+        self.0.retain(|(task, _)| !task.is_finished());
+        if self.0.len() < CROWD {
+            return true;
+        }
+        let stranger = self.0.iter().position(|(_, own_run)| !own_run.load(Ordering::Relaxed));
+        let ended = stranger.and_then(|index| self.0.remove(index)).map(|(task, _)| task.abort());
+        ended.is_some()
+    }
 }
 
 async fn connection(
@@ -105,7 +151,10 @@ async fn connection(
     let service = service_fn(|request: Request<Incoming>| {
         let mut router = router.clone();
         let own_run = run_of(request.headers()).is_ok_and(|run| run.is_some_and(|id| limits.in_flight.contains(&id)));
-        let crowded_out = place.crowded && !own_run;
+        if own_run && let Place::Crowded(noted) = &place {
+            noted.store(true, Ordering::Relaxed);
+        }
+        let crowded_out = matches!(place, Place::Crowded(_)) && !own_run;
         async move {
             if crowded_out {
                 return Ok::<Response<Body>, Infallible>(ApiError::busy("too many connections").close());
@@ -115,8 +164,8 @@ async fn connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(WRITE_BUFFER)
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

@@ -1,17 +1,51 @@
 //! `GET /`: what this server is, who runs it, how it is doing, and where the results are.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::response::Html;
+use axum::http::{HeaderValue, Response, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
 
 use super::Shared;
 use super::health::{Health, look};
+use crate::clock::UnixMicros;
 use crate::config::units::format_size;
 
+/// How the page looks, on a phone and in the dark too.
+const STYLE: &str = "
+:root { color-scheme: light dark; }
+body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1, h2 { line-height: 1.2; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; overflow-wrap: normal; }
+th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8886; text-align: left; }
+.number { text-align: right; white-space: nowrap; }
+dt { font-family: ui-monospace, monospace; }
+dd { margin: 0 0 .5rem 1.5rem; }
+.ok { color: light-dark(#186a2c, #7bd88f); }
+.warning { color: light-dark(#8a5300, #f2b84b); }
+.failing { color: light-dark(#b3151d, #ff8a86); }
+";
+
+/// Nothing but that style is loaded or run, whatever might get into the page.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = STANDARD.encode(Sha256::digest(STYLE));
+    let policy = format!("default-src 'none'; style-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'");
+    HeaderValue::try_from(policy).expect("base64 may stand in a header")
+});
+
 /// Answers `GET /`.
-pub async fn start_page(State(shared): State<Shared>) -> Html<String> {
-    Html(render(&look(&shared).await))
+pub async fn start_page(State(shared): State<Shared>) -> Response<Body> {
+    let mut response = Response::new(Body::from(render(&look(&shared).await)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
+    response
 }
 
 /// Answers `GET /robots.txt`: payloads and results are nothing for a search engine.
@@ -23,14 +57,16 @@ fn render(health: &Health) -> String {
     let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n");
     page += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n";
     let source = escape(&health.source);
-    let _ = write!(page, "<title>perfd {source}</title>\n<h1>perfd {source}</h1>\n");
+    let _ = write!(page, "<title>perfd {source}</title>\n<style>{STYLE}</style>\n<h1>perfd {source}</h1>\n");
     page += "<p>This server measures the performance of the Tor network: it gives out random data, and fetches it from \
              itself through Tor on a schedule. It runs perfd ";
     let _ = writeln!(page, "{} ({}).</p>", escape(health.version), escape(health.commit));
     if !health.contact.is_empty() {
         let _ = writeln!(page, "<p>It is run by {}.</p>", escape(&health.contact));
     }
-    let _ = writeln!(page, "<p>Its state is <strong>{}</strong> at {}.</p>", health.status, health.now);
+    let status = health.status;
+    let now = short(Some(health.now));
+    let _ = writeln!(page, "<p>Its state is <strong class=\"{status}\">{status}</strong> at {now}.</p>");
     if !health.problems.is_empty() {
         page += "<ul>\n";
         for problem in &health.problems {
@@ -38,21 +74,21 @@ fn render(health: &Health) -> String {
         }
         page += "</ul>\n";
     }
-    page += "<h2>Experiments</h2>\n<table border=\"1\" cellpadding=\"4\">\n";
-    page += "<tr><th scope=\"col\">experiment<th scope=\"col\">size<th scope=\"col\">last success<th scope=\"col\">last result<th scope=\"col\">outcome</tr>\n";
-    let or_none = |moment: Option<crate::clock::UnixMicros>| moment.map_or("none yet".to_owned(), |m| m.to_string());
+    page += "<h2>Experiments</h2>\n<div class=\"scroll\"><table>\n<tr><th scope=\"col\">experiment\
+             <th scope=\"col\" class=\"number\">size<th scope=\"col\">last success<th scope=\"col\">last result\
+             <th scope=\"col\">outcome</tr>\n";
     for experiment in &health.experiments {
         let _ = writeln!(
             page,
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
+            "<tr><td>{}<td class=\"number\">{}<td>{}<td>{}<td>{}</tr>",
             escape(&experiment.name),
             format_size(experiment.size_bytes),
-            or_none(experiment.last_success),
-            or_none(experiment.last_result),
+            short(experiment.last_success),
+            short(experiment.last_result),
             escape(experiment.last_outcome.as_deref().unwrap_or("")),
         );
     }
-    page += "</table>\n<h2>Results</h2>\n<ul>\n";
+    page += "</table></div>\n<h2>Results</h2>\n<dl>\n";
     for (path, what) in [
         ("/results.json?order=newest&amp;limit=20", "the latest twenty as JSON"),
         ("/results.ndjson", "all, as a JSON object a line"),
@@ -61,10 +97,20 @@ fn render(health: &Health) -> String {
         ("/schema/result.json", "the schema of the JSON"),
         ("/health", "the state of this server as JSON"),
     ] {
-        let _ = writeln!(page, "<li><a href=\"{path}\">{path}</a>: {what}</li>");
+        let _ = writeln!(page, "<dt><a href=\"{path}\">{path}</a><dd>{what}");
     }
-    page += "</ul>\n</html>\n";
+    page += "</dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>size</code>, \
+             <code>outcome</code>, <code>since</code> and <code>until</code>, such as \
+             <a href=\"/results.csv?outcome=failed&amp;since=2026-01-01\">/results.csv?outcome=failed&amp;since=2026-01-01</a>.</p>\n\
+             </html>\n";
     page
+}
+
+/// A moment to the second, for people.
+fn short(moment: Option<UnixMicros>) -> String {
+    let Some(moment) = moment else { return "none yet".to_owned() };
+    let text = moment.to_string().replacen('T', " ", 1);
+    text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds} UTC"))
 }
 
 /// Text as it may stand in HTML, in an element or an attribute.
@@ -86,7 +132,6 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMicros;
 
     #[test]
     fn text_from_outside_is_never_markup() {
