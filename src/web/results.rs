@@ -20,9 +20,11 @@ use super::error::ApiError;
 use super::format::Format;
 use super::query::ResultsQuery;
 use super::{Segment, Shared};
+use crate::clock::UnixMicros;
 use crate::export::json::ResultJson;
 use crate::export::{csv, json, torperf};
 use crate::measurement::{ResultRow, RunId};
+use crate::slot::SlotRow;
 use crate::store::{Order, Page, StoreError, StoreReader};
 
 /// Rows in one read of the store, and in one piece of the answer.
@@ -74,7 +76,11 @@ pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: 
     let found = shared.store.reader().result(&id).await?;
     let (row, configuration) = found.ok_or_else(|| ApiError::not_found(format!("there is no result {id}")))?;
     let text = match format {
-        Format::Json | Format::Ndjson => one_as_json(&row, &configuration),
+        Format::Json | Format::Ndjson => {
+            let just_after = UnixMicros(row.planned.0.saturating_add(1));
+            let slots = shared.store.reader().slots_between(&row.experiment, row.planned, just_after, 1).await?;
+            one_as_json(&row, &configuration, slots.into_iter().next())
+        }
         Format::Torperf => format!("{}{}", torperf::HEADER, torperf::line(&row)),
         Format::Csv => format!("{}{}", csv::header(), csv::line(&row)),
     };
@@ -93,12 +99,14 @@ struct OneJson {
     #[serde(flatten)]
     result: ResultJson,
     configuration: serde_json::Value,
+    /// The slot that it belongs to: when it was planned, begun and ended.
+    slot: Option<SlotRow>,
 }
 
-fn one_as_json(row: &ResultRow, configuration: &str) -> String {
+fn one_as_json(row: &ResultRow, configuration: &str, slot: Option<SlotRow>) -> String {
     // What is no JSON is shown as the text that it is.
     let configuration = serde_json::from_str(configuration).unwrap_or_else(|_| configuration.into());
-    let one = OneJson { result: ResultJson::from(row), configuration };
+    let one = OneJson { result: ResultJson::from(row), configuration, slot };
     format!("{}\n", serde_json::to_string_pretty(&one).unwrap_or_default())
 }
 
