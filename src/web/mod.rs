@@ -9,6 +9,7 @@ mod results;
 pub mod serve;
 mod start_page;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,9 +29,13 @@ use payload::Allowance;
 /// How many answers with results may be under way at a time; each reads the store in short pages.
 const RESULT_STREAMS: usize = 8;
 
-/// What every request may use.
+/// What every request may use. It is one counter, as the router clones it several times per request:
+/// counting each part instead, from two threads, took 2.5 % of the time of a small payload.
 #[derive(Clone)]
-pub struct Shared {
+pub struct Shared(Arc<Parts>);
+
+/// The parts of [`Shared`].
+pub struct Parts {
     config: Arc<Config>,
     store: Store,
     board: Board,
@@ -45,7 +50,7 @@ impl Shared {
     /// What the server needs of the rest of perfd.
     pub fn new(config: Arc<Config>, store: Store, board: Board, secret: Secret, in_flight: InFlight) -> Self {
         let strangers = Arc::new(Semaphore::new(config.server.max_payloads));
-        Shared {
+        Shared(Arc::new(Parts {
             allowance: Allowance { largest: config.server.max_payload, strangers },
             result_streams: Arc::new(Semaphore::new(RESULT_STREAMS)),
             health: Arc::default(),
@@ -54,7 +59,15 @@ impl Shared {
             board,
             secret,
             in_flight,
-        }
+        }))
+    }
+}
+
+impl Deref for Shared {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
     }
 }
 
