@@ -18,7 +18,7 @@ use nix::unistd::User;
 use relay::{Pace, Relay};
 use rusqlite::Connection;
 use serde_json::Value;
-use service::{EACH_SECOND, Service, Setup, get, left_out, wait_until};
+use service::{EACH_SECOND, Service, Setup, are_root, get, left_out, wait_until};
 
 /// Slots that come due while the store is down, before it is let go.
 const SLOTS_MISSED: i64 = 3;
@@ -42,12 +42,14 @@ fn a_full_disk_is_waited_out() {
     let disk = setup.folder().join("disk");
     std::fs::create_dir(&disk).unwrap();
     setup.store = disk.join("state/perfd.sqlite");
-    if !can_mount(&disk) {
-        return left_out("no file system of its own can be mounted (not root?)");
+    if !are_root() {
+        return left_out("not root");
     }
-    let port = service::free_port();
-    (setup.public_port, setup.listen) = (Some(port), vec![format!("127.0.0.1:{port}")]);
-    let mut service = Service::spawn(on_a_small_disk(&setup, &disk));
+    if !can_mount(&disk) {
+        return left_out("root may mount nothing here");
+    }
+    let mut service = setup.start_measuring_by(|setup| on_a_small_disk(setup, &disk));
+    let port = service.port();
     service.wait_for_lines(2, "run finished");
 
     // Seen from outside, the disk is in another place.

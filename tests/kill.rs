@@ -11,6 +11,8 @@ mod service;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::SIGKILL;
@@ -24,7 +26,7 @@ use service::{PATIENCE, Setup, Times, Watch, get};
 /// The moments of the kills vary, but not from one test run to the next.
 const SEED: u64 = 20_261_122;
 
-/// A kill comes up to so long after the line that it waits for.
+/// A kill comes with a line of the log, up to so long after it, or with the next write to the store.
 const LONGEST_DELAY_MS: u64 = 300;
 
 /// And that is the line of this many finished runs, at most.
@@ -91,8 +93,10 @@ fn one_life(setup: &mut Setup, random: &mut ChaCha8Rng) -> Told {
         .map(|(watch, path)| std::thread::spawn(move || read_results(port, &watch, path)));
 
     service.wait_for_lines(random.random_range(0..=MOST_FINISHED), "run finished");
-    if random.random_bool(0.7) {
-        std::thread::sleep(Duration::from_millis(random.random_range(0..=LONGEST_DELAY_MS)));
+    match random.random_range(0..3) {
+        0 => {}
+        1 => std::thread::sleep(Duration::from_millis(random.random_range(0..=LONGEST_DELAY_MS))),
+        _ => wait_for_a_write(&setup.store),
     }
     service.signal(SIGKILL);
     service.end_within(PATIENCE);
@@ -107,6 +111,16 @@ fn one_life(setup: &mut Setup, random: &mut ChaCha8Rng) -> Told {
         }
     }
     told
+}
+
+/// Waits until the store is written to, so that a kill comes in the middle of a commit or right after it.
+fn wait_for_a_write(store: &Path) {
+    let log = PathBuf::from(format!("{}-wal", store.display()));
+    let looks = || std::fs::metadata(&log).map(|found| (found.len(), found.mtime(), found.mtime_nsec())).ok();
+    let (before, deadline) = (looks(), Instant::now() + PATIENCE);
+    while looks() == before {
+        assert!(Instant::now() < deadline, "nothing is written any more");
+    }
 }
 
 /// Fetches the results after each finished run, until perfd has ended; runs and revisions that came.

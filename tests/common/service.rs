@@ -147,16 +147,25 @@ impl Setup {
 
     /// Starts perfd.
     pub fn start(&self) -> Service {
-        Service { folder: Some(Arc::clone(&self.folder)), ..Service::spawn(self.command()) }
+        self.spawn(self.command())
+    }
+
+    fn spawn(&self, command: Command) -> Service {
+        Service { folder: Some(Arc::clone(&self.folder)), ..Service::spawn(command) }
     }
 
     /// Starts perfd on a port that it knows, so that it can measure itself, and waits until it listens.
     /// The port is kept for a next start as long as nobody else takes it.
     pub fn start_measuring(&mut self) -> Service {
+        self.start_measuring_by(Setup::command)
+    }
+
+    /// The same by another command, which becomes perfd.
+    pub fn start_measuring_by(&mut self, command: impl Fn(&Setup) -> Command) -> Service {
         for _ in 0..20 {
             let port = *self.public_port.get_or_insert_with(free_port);
             self.listen = vec![format!("127.0.0.1:{port}")];
-            let mut service = self.start();
+            let mut service = self.spawn(command(self));
             if service
                 .wait_until(|line| line.contains("listening") || line.contains("can't listen"))
                 .contains("address")
@@ -176,7 +185,7 @@ impl Setup {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
