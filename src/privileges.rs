@@ -3,9 +3,9 @@
 //! privdrop does the dropping. It says "done" in cases where root's groups stay or nothing was dropped
 //! at all, so [`drop_to`] looks for itself afterwards.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{self, Gid, Group, Uid, User};
@@ -93,8 +93,10 @@ impl Identity {
         if path.as_os_str().is_empty() || path.exists() {
             return Ok(());
         }
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent).map_err(error)?;
+        for missing in missing_above(path) {
+            std::fs::create_dir(missing).map_err(error)?;
+            // Whatever the umask, this identity must be able to walk through.
+            std::fs::set_permissions(missing, Permissions::from_mode(0o755)).map_err(error)?;
         }
         // Made by us alone, or not at all: what somebody else put there is not given away.
         match DirBuilder::new().mode(0o750).create(path) {
@@ -108,6 +110,14 @@ impl Identity {
     pub fn user(&self) -> &str {
         &self.user
     }
+}
+
+/// The folders above `path` that are not there, the outermost first.
+fn missing_above(path: &Path) -> Vec<&Path> {
+    let above = path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    let mut missing: Vec<_> = above.collect();
+    missing.reverse();
+    missing
 }
 
 /// Becomes `identity` for good: user, group and supplementary groups, and no program started from here

@@ -33,7 +33,8 @@ const MOST_WORKERS: usize = 4;
 ///
 /// Started as root, perfd listens, becomes the user of the section [privileges] for good, and only then
 /// opens its store and log. Started as an ordinary user, it runs as that one, on ports from 1024 up.
-/// SIGTERM and SIGINT end it within a few seconds with everything committed; a second signal at once.
+/// SIGTERM, SIGINT and SIGHUP end it within a few seconds with everything committed; a second signal at
+/// once.
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// The configuration
@@ -68,11 +69,11 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
         }
     }
 
+    let _lock = lock(config.state_directory())?;
     logging::start(&config.log).or_exit(STORE)?;
     if let Some(identity) = identity {
         info!(user = identity.user(), "privileges dropped for good");
     }
-    let _lock = lock(config.state_directory())?;
     let secret = Secret::load_or_create(config.state_directory()).or_exit(STORE)?;
     let store = Store::open(&config.store).or_exit(STORE)?;
 
@@ -181,12 +182,14 @@ async fn until_signalled(
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut service = std::pin::pin!(service::run(config, listeners, store, secret, shutdown.clone()));
     loop {
         let name = tokio::select! {
             outcome = &mut service => return outcome,
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = hang_up.recv() => "SIGHUP",
         };
         if shutdown.is_cancelled() {
             anyhow::bail!("ended at once by a second signal; what was not committed is lost");
