@@ -7,6 +7,7 @@ mod payload;
 mod query;
 mod results;
 pub mod serve;
+mod stall;
 mod start_page;
 
 use std::ops::Deref;

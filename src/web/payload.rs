@@ -5,8 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -15,13 +15,11 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
+use super::stall::Exemption;
 use super::{Segment, Shared};
 use crate::config::units::format_size;
 use crate::measurement::RunId;
 use crate::payload::{CHUNK, RUN_HEADER, Stream};
-
-/// No payload is sent for longer, however slowly it is taken: Torperf's longest timeout, about.
-const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What strangers may have.
 #[derive(Clone, Debug)]
@@ -36,22 +34,27 @@ pub struct Allowance {
 pub async fn payload(
     State(shared): State<Shared>,
     Segment(bytes): Segment,
+    exemption: Option<Extension<Exemption>>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let size = size_of(&bytes, shared.allowance.largest)?;
     let run = run_of(&headers)?;
-    let own = run.as_ref().is_some_and(|id| shared.in_flight.claim(id));
-    let permit = if own {
-        None
-    } else {
-        let strangers = Arc::clone(&shared.allowance.strangers);
-        Some(strangers.try_acquire_owned().map_err(|_| ApiError::busy("too many payloads"))?)
+    let own = run.as_ref().filter(|id| shared.in_flight.claim(id));
+    let permit = match own {
+        Some(id) => {
+            exemption.inspect(|exemption| exemption.grant(shared.in_flight.clone(), id.clone()));
+            None
+        }
+        None => {
+            let strangers = Arc::clone(&shared.allowance.strangers);
+            Some(strangers.try_acquire_owned().map_err(|_| ApiError::busy("too many payloads"))?)
+        }
     };
     let stream = match &run {
         Some(id) => Stream::new(shared.secret.seed(id)),
         None => Stream::fresh(),
     };
-    let body = PayloadBody { stream, left: size, until: Instant::now() + LONGEST, _permit: permit };
+    let body = PayloadBody { stream, left: size, _permit: permit };
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
@@ -88,7 +91,6 @@ fn size_of(text: &str, largest: u64) -> Result<u64, ApiError> {
 struct PayloadBody {
     stream: Stream,
     left: u64,
-    until: Instant,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -99,9 +101,6 @@ impl http_body::Body for PayloadBody {
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if self.left == 0 {
             return Poll::Ready(None);
-        }
-        if Instant::now() > self.until {
-            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"))));
         }
         let size = self.left.min(CHUNK as u64) as usize;
         let mut piece = Piece::of(size);
@@ -172,8 +171,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     async fn sent(seed: [u8; 32], size: u64) -> Bytes {
-        let until = Instant::now() + LONGEST;
-        let body = PayloadBody { stream: Stream::new(seed), left: size, until, _permit: None };
+        let body = PayloadBody { stream: Stream::new(seed), left: size, _permit: None };
         body.collect().await.unwrap().to_bytes()
     }
 

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
@@ -29,9 +28,6 @@ use crate::store::{Order, Page, StoreError, StoreReader};
 
 /// Rows in one read of the store, and in one piece of the answer.
 const PAGE_ROWS: usize = 100;
-
-/// No answer is sent for longer, however slowly it is taken: it keeps its place from others.
-const LONGEST: Duration = Duration::from_secs(3600);
 
 type Answer = Result<Response<Body>, ApiError>;
 
@@ -118,7 +114,6 @@ async fn results(shared: Shared, query: Option<String>, format: Format) -> Answe
     let mut pages = Pages {
         reader: shared.store.reader().clone(),
         left: query.limit.unwrap_or(usize::MAX),
-        until: Instant::now() + LONGEST,
         latest: None,
         query,
         _permit: permit,
@@ -147,7 +142,6 @@ struct Pages {
     reader: StoreReader,
     query: ResultsQuery,
     left: usize,
-    until: Instant,
     /// The highest revision when the first page was read.
     latest: Option<i64>,
     _permit: OwnedSemaphorePermit,
@@ -161,7 +155,7 @@ impl Pages {
             let page = self.reader.results_page(&self.query.filter, self.query.cursor, self.query.order, rows).await;
             let mut page = match page {
                 // An answer that was begun can't be refused any more: it waits for its turn.
-                Err(StoreError::Busy) if self.latest.is_some() && Instant::now() < self.until => continue,
+                Err(StoreError::Busy) if self.latest.is_some() => continue,
                 other => other?,
             };
             let at_first = *self.latest.get_or_insert(page.latest);
@@ -197,7 +191,6 @@ impl Pieces {
         }
         let page = match self.waiting.pop_front() {
             Some(page) => page,
-            None if Instant::now() > self.pages.until => return Err(io::ErrorKind::TimedOut.into()),
             None => self.pages.next().await.map_err(io::Error::other)?,
         };
         let mut text = String::new();

@@ -20,20 +20,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::error::ApiError;
 use super::payload::run_of;
+use super::stall::{Exemption, StallGuard};
 use crate::config::Server;
 use crate::payload::in_flight::InFlight;
 
 /// A client has so long to send a request's head, and as long between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// At the end of the service, answers under way have so long to be finished.
+/// No connection lasts longer, however little at a time is taken, but for perfd's own runs.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// At the end of a connection's or the service's time, answers under way have so long to be finished.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Connections of one listener beyond the limit that are still taken, to serve perfd's own runs and tell others why not.
@@ -75,6 +78,7 @@ impl Limits {
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
     let mut crowd = Crowd::default();
     let mut connections = JoinSet::new();
+    let mut refusing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -84,11 +88,16 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "can't accept a connection");
+                if !std::mem::replace(&mut refusing, true) {
+                    warn!(%error, "can't accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        if std::mem::take(&mut refusing) {
+            info!("connections are accepted again");
+        }
         let place = match Arc::clone(&limits.connections).try_acquire_owned() {
             Ok(permit) => Place::Granted(permit),
             Err(_) if crowd.makes_room() => Place::Crowded(Arc::default()),
@@ -100,6 +109,19 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Waits until the connection must end: at the service's end, or when it has lasted too long.
+async fn end_of_time(exemption: &Exemption, shutdown: &CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(LONGEST) => {}
+        }
+        if !exemption.holds() {
+            return;
+        }
+    }
 }
 
 /// A connection's place among those that may be open.
@@ -146,9 +168,10 @@ async fn connection(
     shutdown: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(limits.stall_timeout));
-    let service = service_fn(|request: Request<Incoming>| {
+    let exemption = Exemption::default();
+    let stream = StallGuard::new(stream, limits.stall_timeout, exemption.clone());
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(exemption.clone());
         let mut router = router.clone();
         let own_run = run_of(request.headers()).is_ok_and(|run| run.is_some_and(|id| limits.in_flight.contains(&id)));
         if own_run && let Place::Crowded(noted) = &place {
@@ -166,11 +189,11 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
+        () = end_of_time(&exemption, &shutdown) => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(FAREWELL, connection).await {
                 Ok(ended) => ended,
