@@ -31,11 +31,6 @@ impl UnixMicros {
         UnixMicros(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    /// This moment less `earlier`, saturating.
-    pub fn minus(self, earlier: Duration) -> Self {
-        UnixMicros(self.0.saturating_sub(i64::try_from(earlier.as_micros()).unwrap_or(i64::MAX)))
-    }
-
     /// How long after `earlier` this moment is; zero if it is not after it.
     pub fn since(self, earlier: UnixMicros) -> Duration {
         let micros = self.0.saturating_sub(earlier.0);

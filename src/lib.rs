@@ -1,7 +1,7 @@
 //! perfd measures the performance of the Tor network as its users feel it.
 //!
 //! Data flows one way: config → scheduler → probe → store → export → web. A module uses only those
-//! below it; ARCHITECTURE.md draws the map and walks one measurement and one request through it.
+//! below it on the map that ARCHITECTURE.md draws; it also walks one measurement and one request through it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{Log, LogFormat, LogLevel, folder_of};
 
 /// Why there is no log. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +57,7 @@ where
 }
 
 fn appender(path: &Path, keep_days: usize) -> Result<RollingFileAppender, LogError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     // The appender would replace it by its link.
     if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {

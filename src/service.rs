@@ -52,7 +52,8 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     bind().map_err(|e: io::Error| io::Error::new(e.kind(), format!("can't listen on {address}: {e}")))
 }
 
-/// Measures and serves until `shutdown`, then ends within a few seconds with everything committed.
+/// Measures and serves until `shutdown`, then ends within a few seconds with everything committed. While
+/// the store can't be written, what waits for it is logged instead.
 ///
 /// # Errors
 /// If the service can't be started, or a part of it ends before its time. Failed runs are no errors.
@@ -75,12 +76,14 @@ pub async fn run(
         board: Board::default(),
     };
 
+    let experimenters = experimenters(&config, &means)?;
     let mut parts = JoinSet::new();
     let limits = Limits::new(&config.server, means.in_flight.clone());
     let shared = Shared::new(Arc::clone(&config), store.clone(), means.board.clone(), secret, means.in_flight.clone());
     let router = router(shared);
     for listener in listeners {
-        info!(address = %listener.local_addr()?, version = version::LONG, "listening");
+        let address = listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string());
+        info!(%address, version = version::LONG, "listening");
         let served = serve(listener, router.clone(), limits.clone(), shutdown.clone());
         parts.spawn(async {
             served.await;
@@ -88,24 +91,28 @@ pub async fn run(
         });
     }
 
-    let unfinished = tokio::select! {
-        biased;
-        unfinished = store.abort_unfinished(UnixMicros::now()) => unfinished?,
-        () = shutdown.cancelled() => 0,
-    };
-    if unfinished > 0 {
-        warn!(slots = unfinished, "perfd died in the middle of these slots; they are aborted");
-    }
     if config.public.is_none() {
         warn!("no public host is configured, so every slot is skipped; set host in the section [public]");
     }
-    for experimenter in experimenters(&config, &means)? {
-        let shutdown = shutdown.clone();
-        parts.spawn(async { experimenter.run(shutdown).await.map_err(anyhow::Error::from) });
-    }
     drop(means);
+    let mut outcome = tokio::select! {
+        biased;
+        unfinished = store.abort_unfinished(UnixMicros::now()) => unfinished.map_err(anyhow::Error::from),
+        () = shutdown.cancelled() => Ok(0),
+    }
+    .map(|unfinished| {
+        if unfinished > 0 {
+            warn!(slots = unfinished, "perfd died in the middle of these slots; they are aborted");
+        }
+        for experimenter in experimenters {
+            let shutdown = shutdown.clone();
+            parts.spawn(async { experimenter.run(shutdown).await.map_err(anyhow::Error::from) });
+        }
+    });
+    if outcome.is_err() {
+        shutdown.cancel();
+    }
 
-    let mut outcome = Ok(());
     tokio::select! {
         // First: told to end, a part may have ended by now, and rightly so.
         biased;

@@ -108,16 +108,19 @@ pub enum SlotReason {
     Shutdown,
     /// Aborted: perfd died in the middle (found at the next start).
     Died,
+    /// Aborted: it was measured, and the store refused the result, which is in the log alone.
+    ResultRefused,
 }
 
 impl SlotReason {
     /// Every reason, with the word that the store and the API use for it.
-    pub const ALL: [(SlotReason, &'static str); 5] = [
+    pub const ALL: [(SlotReason, &'static str); 6] = [
         (SlotReason::Busy, "busy"),
         (SlotReason::NoPublicHost, "no_public_host"),
         (SlotReason::StoreDown, "store_down"),
         (SlotReason::Shutdown, "shutdown"),
         (SlotReason::Died, "died"),
+        (SlotReason::ResultRefused, "result_refused"),
     ];
 
     /// The reason's word.

@@ -193,6 +193,7 @@ impl Figures<'_> {
             lost.len(),
         );
         assert_eq!((lost, doubled), (Vec::new(), 0));
+        assert!(!logged.is_empty() && !read.is_empty(), "nothing was told before a kill, so nothing was tested");
         assert_eq!(
             logged.len(),
             self.told.iter().map(|told| told.logged.len()).sum::<usize>(),

@@ -34,8 +34,18 @@ struct Running {
 }
 
 impl Running {
-    /// Starts, and returns once the schedule has been taken up.
     async fn start(folder: &Path, now: UnixMicros, socks: SocketAddr, public: bool) -> Running {
+        Self::start_with(folder, now, socks, public, |_| {}).await
+    }
+
+    /// Starts, and returns once the schedule has been taken up.
+    async fn start_with(
+        folder: &Path,
+        now: UnixMicros,
+        socks: SocketAddr,
+        public: bool,
+        change: impl FnOnce(&mut Experiment),
+    ) -> Running {
         let store = Store::open(&folder.join("perfd.sqlite")).unwrap();
         let clock = SteeredClock::starting_at(now);
         let (prober, _thread) = Prober::start().unwrap();
@@ -49,7 +59,7 @@ impl Running {
             board: board.clone(),
         };
         let seconds = Duration::from_secs;
-        let experiment = Experiment {
+        let mut experiment = Experiment {
             name: "x".to_owned(),
             tor: "t".to_owned(),
             size: 1,
@@ -58,6 +68,7 @@ impl Running {
             timeout: seconds(7),
             jitter: Duration::ZERO,
         };
+        change(&mut experiment);
         let experimenter = Experimenter {
             experiment,
             socks,
@@ -68,10 +79,12 @@ impl Running {
         };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(experimenter.run(shutdown.clone()));
-        let waiting = || matches!(board.all().get("x"), Some(Doing::Waiting { .. }));
-        while !waiting() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let taken_up = async {
+            while !matches!(board.all().get("x"), Some(Doing::Waiting { .. })) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken_up).await.unwrap();
         Running { store, clock, shutdown, task }
     }
 
@@ -167,8 +180,8 @@ async fn a_restart_enters_what_was_missed_as_one_row_and_keeps_to_the_grid() {
 }
 
 #[tokio::test]
-async fn slots_that_come_due_during_a_run_are_skipped_and_a_run_cut_off_is_aborted() {
-    // A proxy that never answers: the run takes its whole timeout of 7 s, in which the clock is stepped.
+async fn a_run_that_is_cut_off_is_aborted_and_so_is_one_whose_perfd_died() {
+    // A proxy that never answers: the run would take its whole timeout.
     let stalling = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let running = Running::start(folder.path(), at(9), stalling.local_addr().unwrap(), true).await;
@@ -189,6 +202,31 @@ async fn slots_that_come_due_during_a_run_are_skipped_and_a_run_cut_off_is_abort
     let row = store.reader().last_slot("x").await.unwrap().unwrap();
     assert_eq!((row.state, row.reason), (Aborted, Some(SlotReason::Died)));
     store.close(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn slots_that_come_due_during_a_run_are_skipped() {
+    // A configuration can't ask for it, but a run may still outlast its interval, on a host that was asleep.
+    let stalling = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let every = |experiment: &mut Experiment| {
+        experiment.every = Duration::from_millis(300);
+        experiment.timeout = Duration::from_secs(2);
+    };
+    let socks = stalling.local_addr().unwrap();
+    let running = Running::start_with(folder.path(), at(0), socks, true, every).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let skipped = loop {
+        let ledger = running.ledger().await;
+        if let Some(row) = ledger.iter().find(|row| row.state == Skipped) {
+            break row.clone();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{ledger:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(skipped.reason, Some(SlotReason::Busy));
+    assert!((5..=6).contains(&skipped.count), "2 s hold six slots, and the last may be in time: {skipped:?}");
+    running.end().await;
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// The arguments can't be understood (clap's own code).
 pub const USAGE: u8 = 2;
+/// The private network is not, or not wholly, up (testnet status).
+pub const NOT_UP: u8 = 3;
 /// A service that should answer does not.
 pub const UNAVAILABLE: u8 = 69;
 /// An address can't be listened on.
@@ -17,16 +19,21 @@ pub const PRIVILEGES: u8 = 77;
 /// The configuration is wrong.
 pub const CONFIG: u8 = 78;
 
+/// Interrupted while it brought the private network up, as shells say it.
+pub const INTERRUPTED: u8 = 130;
+
 /// All of them, for the help.
 pub const HELP: &str = "Exit codes:
   0   done (once: the run is complete; check --online: the address answers)
   1   failed, or the run is not complete
   2   the arguments can't be understood
+  3   the private network is not up (testnet status)
   69  the service asked does not answer
   71  an address can't be listened on
   74  the store, the payload key or the log can't be opened
   77  privileges can't be dropped
-  78  the configuration is wrong";
+  78  the configuration is wrong
+  130 interrupted (testnet up)";
 
 /// An error that ends perfd, and the code that it ends with.
 #[derive(Debug)]

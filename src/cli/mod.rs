@@ -11,6 +11,7 @@ mod testnet;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::config::units;
 use crate::version;
 use exit::Exit;
 
@@ -64,5 +65,13 @@ impl Cli {
                 Ok(exit::OK)
             }
         }
+    }
+}
+
+/// A time on the command line, such as `90 s`; not nothing.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    match units::parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("must be longer than nothing".to_owned()),
+        other => other.map_err(|e| e.to_string()),
     }
 }

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use super::exit::{CONFIG, Exit, FAILED, OrExit, STORE, USAGE};
 use super::output;
 use crate::config::Config;
-use crate::config::units::{parse_duration, parse_size};
+use crate::config::units::parse_size;
 use crate::export::json::ResultJson;
 use crate::export::{table, torperf};
 use crate::measurement::{Measurement, Outcome, Request, ResultRow, RunId};
@@ -33,7 +33,7 @@ pub struct OnceArgs {
     #[arg(long, value_enum, default_value_t = OnceFormat::Table)]
     format: OnceFormat,
     /// How long the run may take, such as "60 s" or "5 min"
-    #[arg(long, value_parser = duration, default_value = "60 s")]
+    #[arg(long, value_parser = super::duration, default_value = "60 s")]
     timeout: Duration,
     /// How many bytes must come; else what the server announces (or the URL says, with --config)
     #[arg(long, value_parser = size)]
@@ -52,10 +52,6 @@ enum OnceFormat {
     Tpf,
     /// JSON with units in its names
     Json,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|e| e.to_string())
 }
 
 fn size(text: &str) -> Result<u64, String> {

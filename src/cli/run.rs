@@ -33,8 +33,8 @@ const MOST_WORKERS: usize = 4;
 ///
 /// Started as root, perfd listens, becomes the user of the section [privileges] for good, and only then
 /// opens its store and log. Started as an ordinary user, it runs as that one, on ports from 1024 up.
-/// SIGTERM, SIGINT and SIGHUP end it within a few seconds with everything committed; a second signal at
-/// once.
+/// SIGTERM, SIGINT and SIGHUP end it within a few seconds with everything committed (what a
+/// store that can't be written holds up is in the log then); a second signal at once.
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// The configuration
@@ -192,7 +192,9 @@ async fn until_signalled(
             _ = hang_up.recv() => "SIGHUP",
         };
         if shutdown.is_cancelled() {
-            anyhow::bail!("ended at once by a second signal; what was not committed is lost");
+            // At once: nothing is waited for, not even a disk that hangs.
+            super::output::note("ended at once by a second signal; what was not committed is lost");
+            std::process::exit(FAILED.into());
         }
         warn!(signal = name, "told to end");
         shutdown.cancel();

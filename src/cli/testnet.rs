@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::exit::{INTERRUPTED, NOT_UP};
 use super::output;
 use crate::testnet::{self, Options, Stage, Status, TestNet};
 
@@ -28,7 +29,7 @@ enum TestnetCommand {
         #[arg(long, value_name = "DIR")]
         tor_dir: Option<PathBuf>,
         /// How long it may take: 90s, 2m
-        #[arg(long, value_name = "TIME", default_value = "90s", value_parser = parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "90s", value_parser = super::duration)]
         deadline: Duration,
         /// Stay, and take the network down on Ctrl-C or SIGTERM; it ends also if perfd is killed
         #[arg(long)]
@@ -81,8 +82,6 @@ impl Place {
     }
 }
 
-const EXIT_NOT_UP: u8 = 3;
-const EXIT_INTERRUPTED: u8 = 130;
 /// How often `--foreground` looks whether its tors still run.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -96,7 +95,7 @@ async fn up(options: Options) -> anyhow::Result<u8> {
         _ = terminate.recv() => None,
     };
     display.finish();
-    let Some(net) = net else { return Ok(EXIT_INTERRUPTED) };
+    let Some(net) = net else { return Ok(INTERRUPTED) };
     let net = net?;
     print_addresses(&net);
     if !foreground || display.already_up {
@@ -150,7 +149,7 @@ fn status(dir: PathBuf, json: bool) -> anyhow::Result<u8> {
         }
     }
     let all_up = status.is_some_and(|status| status.ended.is_empty());
-    Ok(if all_up { super::exit::OK } else { EXIT_NOT_UP })
+    Ok(if all_up { super::exit::OK } else { NOT_UP })
 }
 
 fn print_addresses(net: &TestNet) {
@@ -187,29 +186,6 @@ impl Display {
     fn finish(&self) {
         if self.terminal {
             let _ = writeln!(std::io::stderr());
-        }
-    }
-}
-
-/// `90s`, `2m`, `1m 30s`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
-    match Duration::try_from(span) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("must be longer than nothing".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deadlines_are_times_with_units() {
-        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for text in ["", "0s", "-5s", "90", "soon"] {
-            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 }

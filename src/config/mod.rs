@@ -176,9 +176,14 @@ impl LogLevel {
 impl Config {
     /// perfd's state directory: the folder that holds the store.
     pub fn state_directory(&self) -> &Path {
-        match self.store.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        }
+        folder_of(&self.store)
+    }
+}
+
+/// The folder that holds this file: the present one, for a bare name.
+pub fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }

@@ -1,6 +1,7 @@
 //! Results as an aligned table for people.
 
 use super::json::ResultJson;
+use crate::config::units::format_size;
 
 const HEADINGS: [&str; 8] = ["OUTCOME", "EXPERIMENT", "SIZE", "START", "FIRST BYTE", "LAST BYTE", "KiB/s", "RUN"];
 
@@ -36,7 +37,7 @@ fn cells(result: &ResultJson) -> [String; 8] {
     [
         printable(&outcome(result)),
         printable(&result.experiment),
-        size(result.size_bytes),
+        format_size(result.size_bytes),
         printable(&start),
         seconds(result.time_to_first_byte_us),
         seconds(result.time_to_last_byte_us),
@@ -55,14 +56,6 @@ fn outcome(result: &ResultJson) -> String {
 
 fn seconds(micros: Option<u64>) -> String {
     micros.map_or("-".to_owned(), |micros| format!("{}.{:03} s", micros / 1_000_000, micros % 1_000_000 / 1_000))
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{} MiB", b >> 20),
-        b if b >= 1 << 10 && b % (1 << 10) == 0 => format!("{} KiB", b >> 10),
-        b => format!("{b} B"),
-    }
 }
 
 /// Text on one line: what a service sends must not steer the terminal.

@@ -22,14 +22,18 @@ use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
-use crate::store::{NewResult, Store, StoreError};
+use crate::store::{NewResult, Store, StoreError, WINDOW};
+use crate::version;
 use plan::{Due, Gap, Plan};
 
 /// The clock is looked at at least this often while a slot is waited for, so that a step of it is noticed.
 const HOP: Duration = Duration::from_secs(1);
 
-/// The most slots after a clock that stepped back that are asked of the store.
-const TAKEN_LIMIT: usize = 100_000;
+/// The most slots after a clock that stepped back that are asked of the store, in one read.
+const TAKEN_LIMIT: usize = WINDOW as usize;
+
+/// So often a read is tried that finds no free reader: each try waits by itself.
+const READ_TRIES: u32 = 30;
 
 /// Why an experiment's task ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +142,7 @@ impl Experimenter {
         let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
         let (store, now) = (&self.means.store, self.means.clock.now());
         let mut plan = Plan::new(self.grid(), plan::grace(every, timeout, jitter), now);
-        let Some(last) = store.reader().last_slot(name).await? else { return Ok(plan) };
+        let Some(last) = patiently(|| store.reader().last_slot(name)).await? else { return Ok(plan) };
         if last.planned_last > now {
             self.rewind(&mut plan, now).await?;
             return Ok(plan);
@@ -155,7 +159,8 @@ impl Experimenter {
     async fn rewind(&self, plan: &mut Plan, now: UnixMicros) -> Result<(), SchedulerError> {
         let (store, name) = (&self.means.store, &self.experiment.name);
         store.forget_missed_after(name, &self.grid(), now).await?;
-        let rows = store.reader().slots_between(name, now, UnixMicros(i64::MAX), TAKEN_LIMIT).await?;
+        let later = || store.reader().slots_between(name, now, UnixMicros(i64::MAX), TAKEN_LIMIT);
+        let rows = patiently(later).await?;
         let grid = self.grid();
         let taken = rows.iter().flat_map(|row| {
             let planned_times = std::iter::successors(Some(row.planned), move |t| Some(grid.next_after(*t)));
@@ -187,6 +192,7 @@ impl Experimenter {
             return Ok(None);
         }
 
+        let latest = planned.plus(jitter_drawn).plus(plan::grace(every, timeout, jitter));
         let (begun, since) = (clock.now(), Instant::now());
         let slot = SlotId { experiment: name.clone(), planned };
         board.report(name, Doing::Storing, None);
@@ -197,7 +203,7 @@ impl Experimenter {
             }
             other => other?,
         }
-        if since.elapsed() > plan::grace(every, timeout, jitter) {
+        if begun.plus(since.elapsed()) > latest {
             // The store could not be written for so long that a run would reach into the next slot.
             self.end_slot(slot, SlotState::Skipped, Some(SlotReason::StoreDown), Vec::new()).await?;
             return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
@@ -250,7 +256,7 @@ impl Experimenter {
             tor: self.experiment.tor.clone(),
             planned,
             configuration: self.configuration.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: version::VERSION.to_owned(),
             measurement,
         }
     }
@@ -265,7 +271,7 @@ impl Experimenter {
         results: Vec<NewResult>,
     ) -> Result<bool, SchedulerError> {
         let lost = results.clone();
-        match self.means.store.finish_slot(slot, state, reason, self.means.clock.now(), results).await {
+        match self.means.store.finish_slot(slot.clone(), state, reason, self.means.clock.now(), results).await {
             Ok(_) => Ok(true),
             Err(e @ (StoreError::Failing(_) | StoreError::Closed)) => {
                 error!(error = %e, ?lost, "perfd ends while the store can't be written; this is lost");
@@ -273,6 +279,10 @@ impl Experimenter {
             }
             Err(e) => {
                 error!(error = %e, ?lost, "the store refuses this result");
+                if !lost.is_empty() {
+                    let (state, reason) = (SlotState::Aborted, Some(SlotReason::ResultRefused));
+                    Box::pin(self.end_slot(slot, state, reason, Vec::new())).await?;
+                }
                 Ok(false)
             }
         }
@@ -312,11 +322,26 @@ impl Experimenter {
             started: None,
             ended: None,
         };
-        self.means.store.record_slots(row).await?;
+        if !self.means.store.record_slots(row).await? {
+            warn!(experiment = name, slot = %first, "this slot is in the ledger already");
+            let rest = Gap { first: self.grid().next_after(first), last, count: count - 1 };
+            return if count > 1 { Box::pin(self.record(rest, state, reason)).await } else { Ok(()) };
+        }
         let why = reason.map_or("", SlotReason::as_str);
         info!(experiment = name, slots = count, %first, %last, why, "slots {}", state.as_str());
         Ok(())
     }
+}
+
+/// Reads even while strangers keep the readers busy.
+async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(read: impl Fn() -> F) -> Result<T, StoreError> {
+    for _ in 1..READ_TRIES {
+        match read().await {
+            Err(StoreError::Busy) => {}
+            other => return other,
+        }
+    }
+    read().await
 }
 
 async fn pause(time: Duration, shutdown: &CancellationToken) {

@@ -13,6 +13,7 @@ use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
 
 use super::error::OpenError;
 use super::schema;
+use crate::config::folder_of;
 
 /// How large the write-ahead log is kept after a checkpoint, in bytes.
 const WAL_LIMIT: i64 = 16 << 20;
@@ -71,10 +72,7 @@ impl FileId {
 /// Finds what SQLite would only call "unable to open database file". Runs before SQLite opens the
 /// file: closing another descriptor of it later would drop SQLite's locks.
 fn check_file(path: &Path) -> Result<(), OpenError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => {}
         _ => return Err(OpenError::NoFolder { path: path.to_owned(), folder: folder.to_owned() }),

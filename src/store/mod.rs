@@ -53,6 +53,9 @@ pub struct NewResult {
     pub measurement: Measurement,
 }
 
+/// A disk that has not answered for so long hangs, and is not waited for any more at the end.
+const HUNG: Duration = Duration::from_secs(3);
+
 /// How the store behaves; the defaults are meant for service.
 #[derive(Clone)]
 pub struct StoreOptions {
@@ -70,6 +73,8 @@ pub struct StoreOptions {
     pub readers: usize,
     /// How long a read waits for its turn before it is [`StoreError::Busy`].
     pub read_wait: Duration,
+    /// How long a read may take; beyond that the disk is taken to hang.
+    pub read_limit: Duration,
     /// Called with the writing connection before each transaction.
     #[cfg(test)]
     before_transaction: Option<Arc<Hook>>,
@@ -88,6 +93,7 @@ impl Default for StoreOptions {
             last_pause: Duration::from_secs(10),
             readers: 3,
             read_wait: Duration::from_secs(2),
+            read_limit: Duration::from_secs(10),
             #[cfg(test)]
             before_transaction: None,
         }
@@ -215,9 +221,11 @@ impl Store {
     pub async fn close(&self, deadline: Duration) -> Result<(), StoreError> {
         self.reader.close(deadline).await;
         let Some(thread) = self.shared.request_end(deadline) else { return Ok(()) };
-        match tokio::task::spawn_blocking(move || thread.join()).await {
-            Ok(Ok(result)) => result,
-            _ => Err(StoreError::Closed),
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        match tokio::time::timeout(deadline + HUNG, joined).await {
+            Ok(Ok(Ok(result))) => result,
+            Ok(_) => Err(StoreError::Closed),
+            Err(_) => Err(StoreError::Failing("the disk does not answer".to_owned())),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the store can be asked, each as one short read.
 
 use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
+use serde::Serialize;
 
 use super::rows::{result_row, select_results, select_slots, slot_row};
 use crate::clock::UnixMicros;
@@ -59,6 +60,8 @@ pub struct ExperimentSummary {
     pub last_success: Option<UnixMicros>,
     /// The run with the latest START.
     pub last_result: Option<LastResult>,
+    /// What became of its slots.
+    pub slots: SlotCounts,
 }
 
 /// The latest run, in brief.
@@ -71,7 +74,7 @@ pub struct LastResult {
 }
 
 /// How many slots of an experiment are in which state (a gap counts as the slots it stands for).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the states' names say it")]
 pub struct SlotCounts {
     pub running: u64,
@@ -227,13 +230,13 @@ pub(super) fn result(conn: &Connection, id: &RunId) -> Result<Option<(ResultRow,
     let snapshot = conn.unchecked_transaction()?;
     let row = snapshot.prepare_cached(&select_results("WHERE id = ?1"))?.query_row([id.as_str()], result_row);
     let Some(row) = row.optional()? else { return Ok(None) };
-    let body = configuration(&snapshot, row.configuration)?.unwrap_or_default();
+    let body = configuration(&snapshot, row.configuration)?;
     Ok(Some((row, body)))
 }
 
-/// The text of the configuration of this number.
-pub(super) fn configuration(conn: &Connection, id: i64) -> Result<Option<String>> {
-    conn.prepare_cached("SELECT body FROM configuration WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()
+/// The text of the configuration of this number; every result has one.
+fn configuration(conn: &Connection, id: i64) -> Result<String> {
+    conn.prepare_cached("SELECT body FROM configuration WHERE id = ?1")?.query_row([id], |row| row.get(0))
 }
 
 /// How each of these experiments is doing, by one look into an index per question.
@@ -250,19 +253,10 @@ pub(super) fn summaries(conn: &Connection, experiments: &[String]) -> Result<Vec
         let last_result = last
             .query_row([experiment], |row| Ok(LastResult { start: UnixMicros(row.get(0)?), outcome: row.get(1)? }))
             .optional()?;
-        Ok(ExperimentSummary { experiment: experiment.clone(), last_success, last_result })
+        let slots = slot_counts(conn, experiment)?;
+        Ok(ExperimentSummary { experiment: experiment.clone(), last_success, last_result, slots })
     };
     experiments.iter().map(&mut summary).collect()
-}
-
-/// The experiments that have results, by name; one step in the index for each.
-pub(super) fn experiments(conn: &Connection) -> Result<Vec<String>> {
-    let mut next = conn.prepare_cached(
-        "WITH RECURSIVE name (name) AS (SELECT min(experiment) FROM result UNION ALL \
-         SELECT (SELECT min(experiment) FROM result WHERE experiment > name.name) FROM name WHERE name.name IS NOT NULL) \
-         SELECT name FROM name WHERE name IS NOT NULL",
-    )?;
-    next.query_map([], |row| row.get(0))?.collect()
 }
 
 /// The slot or gap with the latest planned time.

@@ -29,6 +29,7 @@ pub struct StoreReader {
 struct Pool {
     path: PathBuf,
     wait: Duration,
+    limit: Duration,
     busy_timeout: Duration,
     turns: Arc<Semaphore>,
     /// How many turns there are.
@@ -44,6 +45,7 @@ impl StoreReader {
         let pool = Pool {
             path: path.to_owned(),
             wait: options.read_wait,
+            limit: options.read_limit,
             busy_timeout: options.busy_timeout,
             turns: Arc::new(Semaphore::new(readers as usize)),
             readers,
@@ -75,25 +77,9 @@ impl StoreReader {
         self.read(move |conn| query::result(conn, &id)).await
     }
 
-    /// The text of the configuration of this number.
-    pub async fn configuration(&self, id: i64) -> Result<Option<String>, StoreError> {
-        self.read(move |conn| query::configuration(conn, id)).await
-    }
-
     /// How each of these experiments is doing, in this order; one without results has `None`s.
     pub async fn summaries(&self, experiments: Vec<String>) -> Result<Vec<ExperimentSummary>, StoreError> {
         self.read(move |conn| query::summaries(conn, &experiments)).await
-    }
-
-    /// The names of all experiments that have results, sorted.
-    pub async fn experiments(&self) -> Result<Vec<String>, StoreError> {
-        self.read(query::experiments).await
-    }
-
-    /// The latest START of a complete run of any experiment.
-    pub async fn last_success(&self) -> Result<Option<UnixMicros>, StoreError> {
-        let summaries = self.read(|conn| query::summaries(conn, &query::experiments(conn)?)).await?;
-        Ok(summaries.iter().filter_map(|summary| summary.last_success).max())
     }
 
     /// The experiment's slot or gap with the latest planned time.
@@ -151,7 +137,10 @@ impl StoreReader {
             drop(turn);
             answer
         });
-        let answer = work.await.map_err(|_| StoreError::Closed)?;
+        let answer = match tokio::time::timeout(self.pool.limit, work).await {
+            Ok(answer) => answer.map_err(|_| StoreError::Closed)?,
+            Err(_) => return Err(StoreError::Unreadable("the disk does not answer".to_owned())),
+        };
         answer.map_err(|error| StoreError::Unreadable(error.to_string()))
     }
 }

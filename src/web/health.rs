@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use super::Shared;
 use crate::clock::UnixMicros;
 use crate::scheduler::Doing;
-use crate::store::{ExperimentSummary, StoreError, StoreHealth};
+use crate::store::{ExperimentSummary, SlotCounts, StoreError, StoreHealth};
 use crate::version;
 
 /// How long a look at the store is good for, and so is word that it can't be read.
@@ -26,7 +26,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// While strangers keep the store busy, an older look does for so long.
 const STALE: Duration = Duration::from_secs(60);
 
-/// An experiment that had no success for so many intervals is warned of.
+/// An experiment that has results, and no success for so many intervals, is warned of.
 const PATIENCE: u32 = 3;
 
 /// The last looks at the store; while one is made, others wait for it.
@@ -80,6 +80,8 @@ pub struct ExperimentHealth {
     pub last_result: Option<UnixMicros>,
     /// That run's outcome.
     pub last_outcome: Option<String>,
+    /// How many of its slots ended how; all that came due are among them.
+    pub slots: Option<SlotCounts>,
     /// What it does now.
     #[serde(flatten)]
     pub doing: Option<Doing>,
@@ -140,6 +142,7 @@ pub async fn look(shared: &Shared) -> Health {
             last_success,
             last_result: last_result.map(|r| r.start),
             last_outcome: last_result.map(|r| r.outcome.clone()),
+            slots: summary.map(|s| s.slots),
             doing: doing.remove(&experiment.name),
         }
     });

@@ -42,6 +42,8 @@ impl Folder {
     }
 }
 
+const PATIENCE: Duration = Duration::from_secs(30);
+
 fn quick() -> StoreOptions {
     StoreOptions {
         busy_timeout: Duration::from_millis(2),
@@ -53,14 +55,16 @@ fn quick() -> StoreOptions {
 
 async fn red(store: &Store) -> String {
     let mut health = store.health();
-    match &*health.wait_for(|health| *health != StoreHealth::Ok).await.unwrap() {
+    let failing = health.wait_for(|health| *health != StoreHealth::Ok);
+    match &*tokio::time::timeout(PATIENCE, failing).await.unwrap().unwrap() {
         StoreHealth::Failing { error, .. } => error.clone(),
         StoreHealth::Ok => unreachable!(),
     }
 }
 
 async fn green(store: &Store) {
-    store.health().wait_for(|health| *health == StoreHealth::Ok).await.unwrap();
+    let mut health = store.health();
+    tokio::time::timeout(PATIENCE, health.wait_for(|health| *health == StoreHealth::Ok)).await.unwrap().unwrap();
 }
 
 fn slot(planned: i64) -> SlotId {

@@ -16,8 +16,8 @@ async fn a_slot_is_begun_once_and_finished_once() {
     let done = store.reader().last_slot("small").await.unwrap().unwrap();
     assert_eq!((done.state, done.ended), (SlotState::Done, Some(UnixMicros(13))));
     assert_eq!(store.reader().latest_revision().await, Ok(2));
-    assert_eq!(store.reader().configuration(1).await, Ok(Some("the configuration".to_owned())));
-    assert_eq!(store.reader().configuration(2).await, Ok(None));
+    let (_, configuration) = store.reader().result(&new_result(2).measurement.id).await.unwrap().unwrap();
+    assert_eq!(configuration, "the configuration");
 }
 
 #[tokio::test]
