@@ -11,7 +11,7 @@ use perfd::payload::Secret;
 use perfd::payload::in_flight::InFlight;
 use perfd::probe::Prober;
 use perfd::scheduler::{Board, Doing, Experimenter, Means, SchedulerError};
-use perfd::slot::{SlotReason, SlotRow, SlotState};
+use perfd::slot::{Grid, SlotReason, SlotRow, SlotState};
 use perfd::store::Store;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -144,15 +144,13 @@ async fn clocks_that_jump_and_step_back_run_nothing_twice_and_leave_nothing_out(
     running.step_to(at(60));
     running.expect(&[(Done, 10, 10, 1), (Missed, 20, 40, 3), (Done, 50, 50, 1), (Done, 60, 60, 1)]).await;
 
-    // Far back: what was missed after the new time has not come due after all, and is run when it does.
+    // Far back: what was run is not run again; what was missed is run now that it comes due.
     running.step_to(at(24));
-    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 20, 1), (Done, 50, 50, 1), (Done, 60, 60, 1)]).await;
     running.step_to(at(30));
-    let first = [(Done, 10, 10, 1), (Missed, 20, 20, 1), (Done, 30, 30, 1)];
+    let first = [(Done, 10, 10, 1), (Missed, 20, 20, 1), (Done, 30, 30, 1), (Missed, 40, 40, 1)];
     running.expect(&[&first[..], &[(Done, 50, 50, 1), (Done, 60, 60, 1)]].concat()).await;
     running.step_to(at(70));
-    let missed = [(Missed, 40, 40, 1), (Done, 50, 50, 1), (Done, 60, 60, 1), (Done, 70, 70, 1)];
-    running.expect(&[&first[..], &missed].concat()).await;
+    running.expect(&[&first[..], &[(Done, 50, 50, 1), (Done, 60, 60, 1), (Done, 70, 70, 1)]].concat()).await;
     running.end().await;
 }
 
@@ -171,11 +169,20 @@ async fn a_restart_enters_what_was_missed_as_one_row_and_keeps_to_the_grid() {
     running.expect(&[(Done, 10, 10, 1), (Missed, 20, 500, 49), (Done, 510, 510, 1)]).await;
     running.end().await;
 
-    // The clock was wrong, by 400 s: the slots that were called missed come due now.
+    // A clock that is behind the ledger takes nothing out of it but the slots that come due again.
     let running = Running::start(folder.path(), at(105), refusing(), true).await;
-    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 100, 9), (Done, 510, 510, 1)]).await;
+    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 500, 49), (Done, 510, 510, 1)]).await;
     running.step_to(at(110));
-    running.expect(&[(Done, 10, 10, 1), (Missed, 20, 100, 9), (Done, 110, 110, 1), (Done, 510, 510, 1)]).await;
+    let rest = [(Done, 110, 110, 1), (Missed, 120, 500, 39), (Done, 510, 510, 1)];
+    running.expect(&[&[(Done, 10, 10, 1), (Missed, 20, 100, 9)][..], &rest].concat()).await;
+    // And when it is put right, only what is new is entered.
+    running.step_to(at(530));
+    running
+        .expect(
+            &[&[(Done, 10, 10, 1), (Missed, 20, 100, 9)][..], &rest, &[(Missed, 520, 520, 1), (Done, 530, 530, 1)]]
+                .concat(),
+        )
+        .await;
     running.end().await;
 }
 
@@ -197,7 +204,8 @@ async fn a_run_that_is_cut_off_is_aborted_and_so_is_one_whose_perfd_died() {
     // A perfd that dies leaves its slot running; the next one aborts it.
     let store = Store::open(&folder.path().join("perfd.sqlite")).unwrap();
     let slot = perfd::slot::SlotId { experiment: "x".to_owned(), planned: at(20) };
-    store.begin_slot(slot, at(20)).await.unwrap();
+    let grid = Grid::new(Duration::from_secs(10), Duration::ZERO);
+    store.begin_slot(slot, grid, at(20)).await.unwrap();
     assert_eq!(store.abort_unfinished(at(25)).await, Ok(1));
     let row = store.reader().last_slot("x").await.unwrap().unwrap();
     assert_eq!((row.state, row.reason), (Aborted, Some(SlotReason::Died)));

@@ -22,15 +22,12 @@ use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
-use crate::store::{NewResult, Store, StoreError, WINDOW};
+use crate::store::{NewResult, Store, StoreError};
 use crate::version;
 use plan::{Due, Gap, Plan};
 
 /// The clock is looked at at least this often while a slot is waited for, so that a step of it is noticed.
 const HOP: Duration = Duration::from_secs(1);
-
-/// The most slots after a clock that stepped back that are asked of the store, in one read.
-const TAKEN_LIMIT: usize = WINDOW as usize;
 
 /// So often a read is tried that finds no free reader: each try waits by itself.
 const READ_TRIES: u32 = 30;
@@ -116,17 +113,17 @@ impl Experimenter {
                     plan.account(planned);
                 }
                 Due::Gap(gap) => {
-                    let (late, since) = (self.means.clock.now().since(gap.last), Instant::now());
+                    let (begun, since) = (self.means.clock.now(), Instant::now());
                     self.record_gap(gap, occupied.as_ref()).await?;
                     plan.account(gap.last);
-                    occupied = Some(Occupied::by_the_store(gap.last, late + since.elapsed()));
+                    occupied = Some(Occupied::by_the_store(begun, since.elapsed()));
                 }
                 Due::SteppedBack => {
                     warn!(
                         experiment = self.experiment.name,
                         "the clock was stepped back; going on in the slots that are free"
                     );
-                    self.rewind(&mut plan, self.means.clock.now()).await?;
+                    plan.resume(self.means.clock.now());
                 }
             }
         }
@@ -141,10 +138,10 @@ impl Experimenter {
     async fn take_up(&self) -> Result<Plan, SchedulerError> {
         let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
         let (store, now) = (&self.means.store, self.means.clock.now());
-        let mut plan = Plan::new(self.grid(), plan::grace(every, timeout, jitter), now);
+        let plan = Plan::new(self.grid(), plan::grace(every, timeout, jitter), now);
         let Some(last) = patiently(|| store.reader().last_slot(name)).await? else { return Ok(plan) };
         if last.planned_last > now {
-            self.rewind(&mut plan, now).await?;
+            warn!(experiment = name, last = %last.planned_last, "the ledger goes on after the present time: was the clock wrong, or is it?");
             return Ok(plan);
         }
         let grid = self.grid();
@@ -154,20 +151,6 @@ impl Experimenter {
             self.record_gap(gap, None).await?;
         }
         Ok(plan)
-    }
-
-    async fn rewind(&self, plan: &mut Plan, now: UnixMicros) -> Result<(), SchedulerError> {
-        let (store, name) = (&self.means.store, &self.experiment.name);
-        store.forget_missed_after(name, &self.grid(), now).await?;
-        let later = || store.reader().slots_between(name, now, UnixMicros(i64::MAX), TAKEN_LIMIT);
-        let rows = patiently(later).await?;
-        let grid = self.grid();
-        let taken = rows.iter().flat_map(|row| {
-            let planned_times = std::iter::successors(Some(row.planned), move |t| Some(grid.next_after(*t)));
-            planned_times.take_while(|planned| *planned <= row.planned_last)
-        });
-        plan.resume(now, taken.take(TAKEN_LIMIT));
-        Ok(())
     }
 
     /// Tries one slot. Returns how long that took, unless it was given up at once.
@@ -196,9 +179,9 @@ impl Experimenter {
         let (begun, since) = (clock.now(), Instant::now());
         let slot = SlotId { experiment: name.clone(), planned };
         board.report(name, Doing::Storing, None);
-        match store.begin_slot(slot.clone(), begun).await {
+        match store.begin_slot(slot.clone(), self.grid(), begun).await {
             Err(StoreError::SlotTaken(_)) => {
-                warn!(experiment = name, slot = %planned, "this slot is in the ledger already; not run again");
+                info!(experiment = name, slot = %planned, "this slot is in the ledger already; not run again");
                 return Ok(None);
             }
             other => other?,
@@ -322,13 +305,11 @@ impl Experimenter {
             started: None,
             ended: None,
         };
-        if !self.means.store.record_slots(row).await? {
-            warn!(experiment = name, slot = %first, "this slot is in the ledger already");
-            let rest = Gap { first: self.grid().next_after(first), last, count: count - 1 };
-            return if count > 1 { Box::pin(self.record(rest, state, reason)).await } else { Ok(()) };
-        }
+        let entered = self.means.store.record_slots(row, self.grid()).await?;
         let why = reason.map_or("", SlotReason::as_str);
-        info!(experiment = name, slots = count, %first, %last, why, "slots {}", state.as_str());
+        if entered > 0 {
+            info!(experiment = name, slots = entered, %first, %last, why, "slots {}", state.as_str());
+        }
         Ok(())
     }
 }

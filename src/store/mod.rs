@@ -91,7 +91,8 @@ impl Default for StoreOptions {
             busy_timeout: Duration::from_secs(1),
             first_pause: Duration::from_millis(250),
             last_pause: Duration::from_secs(10),
-            readers: 3,
+            // One core is left to the measurements, whatever strangers ask of the store.
+            readers: std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).clamp(1, 3),
             read_wait: Duration::from_secs(2),
             read_limit: Duration::from_secs(10),
             #[cfg(test)]
@@ -151,11 +152,12 @@ impl Store {
         Ok(Store { reader, shared: Arc::new(Shared { sender, closing, health, commits, thread }) })
     }
 
-    /// Enters the slot into the ledger as running.
+    /// Enters the slot into the ledger as running. If it lies in a gap of `grid` that was missed, as after a
+    /// clock that was wrong, it is taken out of that.
     ///
-    /// Gives [`StoreError::SlotTaken`] if a row with this planned time is there already.
-    pub async fn begin_slot(&self, slot: SlotId, started: UnixMicros) -> Result<(), StoreError> {
-        self.write(Operation::BeginSlot { slot, started }).await.map(drop)
+    /// Gives [`StoreError::SlotTaken`] if it was begun or skipped before.
+    pub async fn begin_slot(&self, slot: SlotId, grid: Grid, started: UnixMicros) -> Result<(), StoreError> {
+        self.write(Operation::BeginSlot { slot, grid, started }).await.map(drop)
     }
 
     /// Notes how a running slot ended, together with its results: all or nothing.
@@ -177,25 +179,16 @@ impl Store {
         }
     }
 
-    /// Enters a slot that was not tried, or a gap of several, into the ledger.
-    ///
-    /// Changes nothing and gives `false` if a row with just this planned time is there already.
-    pub async fn record_slots(&self, row: SlotRow) -> Result<bool, StoreError> {
-        self.write_and_count(Operation::RecordSlots(row)).await.map(|added| added > 0)
+    /// Enters a slot that was not tried, or a gap of several on `grid`, into the ledger. Slots that are in
+    /// it already stay as they are. Gives the number of slots entered.
+    pub async fn record_slots(&self, row: SlotRow, grid: Grid) -> Result<u64, StoreError> {
+        self.write_and_count(Operation::RecordSlots { row, grid }).await
     }
 
     /// Marks what a perfd that died left running as aborted; to be called once, at the start.
     /// Gives the number of slots.
     pub async fn abort_unfinished(&self, now: UnixMicros) -> Result<u64, StoreError> {
         self.write_and_count(Operation::AbortUnfinished { now }).await
-    }
-
-    /// Takes back that slots planned after `now` were missed: the clock was ahead, and they are yet to
-    /// come due. A gap that straddles `now` is shortened to what `grid` says had come due.
-    /// Gives the number of slots taken back.
-    pub async fn forget_missed_after(&self, experiment: &str, grid: &Grid, now: UnixMicros) -> Result<u64, StoreError> {
-        let (experiment, grid) = (experiment.to_owned(), *grid);
-        self.write_and_count(Operation::ForgetMissedAfter { experiment, grid, now }).await
     }
 
     /// Whether the store can be written, and word of every change.

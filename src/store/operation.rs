@@ -11,11 +11,10 @@ use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 /// A change, as a caller asked for it.
 #[derive(Debug)]
 pub(super) enum Operation {
-    BeginSlot { slot: SlotId, started: UnixMicros },
+    BeginSlot { slot: SlotId, grid: Grid, started: UnixMicros },
     FinishSlot(Finish),
-    RecordSlots(SlotRow),
+    RecordSlots { row: SlotRow, grid: Grid },
     AbortUnfinished { now: UnixMicros },
-    ForgetMissedAfter { experiment: String, grid: Grid, now: UnixMicros },
 }
 
 /// How a running slot ended.
@@ -52,11 +51,10 @@ pub(super) enum Fault {
 /// for done.
 pub(super) fn apply(conn: &Connection, operation: &Operation, again: bool) -> Result<Done, Fault> {
     match operation {
-        Operation::BeginSlot { slot, started } => begin_slot(conn, slot, *started, again),
+        Operation::BeginSlot { slot, grid, started } => begin_slot(conn, slot, grid, *started, again),
         Operation::FinishSlot(finish) => finish_slot(conn, finish, again),
-        Operation::RecordSlots(row) => record_slots(conn, row),
+        Operation::RecordSlots { row, grid } => record_slots(conn, row, grid),
         Operation::AbortUnfinished { now } => abort_unfinished(conn, *now),
-        Operation::ForgetMissedAfter { experiment, grid, now } => forget_missed_after(conn, experiment, grid, *now),
     }
 }
 
@@ -74,7 +72,7 @@ impl From<Error> for Fault {
     }
 }
 
-fn begin_slot(conn: &Connection, slot: &SlotId, started: UnixMicros, again: bool) -> Result<Done, Fault> {
+fn begin_slot(conn: &Connection, slot: &SlotId, grid: &Grid, started: UnixMicros, again: bool) -> Result<Done, Fault> {
     let row = SlotRow {
         experiment: slot.experiment.clone(),
         planned: slot.planned,
@@ -85,10 +83,23 @@ fn begin_slot(conn: &Connection, slot: &SlotId, started: UnixMicros, again: bool
         started: Some(started),
         ended: None,
     };
-    if insert_slot(conn, &row)? || (again && find_slot(conn, slot)? == Some(row)) {
-        return Ok(Done::Nothing);
+    match rows_within(conn, &slot.experiment, slot.planned, slot.planned)?.pop() {
+        None => {}
+        Some(found) if again && found == row => return Ok(Done::Nothing),
+        Some(gap) if gap.state == SlotState::Missed => take_out(conn, &gap, slot.planned, grid)?,
+        Some(_) => return Err(Fault::Request(StoreError::SlotTaken(slot.clone()))),
     }
-    Err(Fault::Request(StoreError::SlotTaken(slot.clone())))
+    insert_slot(conn, &row)?;
+    Ok(Done::Nothing)
+}
+
+/// Takes one slot out of a gap that was missed: it comes due after all, since a clock was wrong.
+fn take_out(conn: &Connection, gap: &SlotRow, planned: UnixMicros, grid: &Grid) -> Result<(), Fault> {
+    conn.prepare_cached("DELETE FROM slot WHERE experiment = ?1 AND planned_us = ?2")?
+        .execute(params![gap.experiment, gap.planned.0])?;
+    insert_part(conn, gap, gap.planned, UnixMicros(planned.0 - 1), grid)?;
+    insert_part(conn, gap, UnixMicros(planned.0 + 1), gap.planned_last, grid)?;
+    Ok(())
 }
 
 fn finish_slot(conn: &Connection, finish: &Finish, again: bool) -> Result<Done, Fault> {
@@ -144,8 +155,59 @@ fn next_revision(conn: &Connection) -> Result<i64, Fault> {
         .query_row([], |row| row.get(0))?)
 }
 
-fn record_slots(conn: &Connection, row: &SlotRow) -> Result<Done, Fault> {
-    insert_slot(conn, row).map(|new| Done::Count(u64::from(new)))
+/// Enters those slots of the row that have no row yet, so that no two rows ever overlap. Gives their number.
+fn record_slots(conn: &Connection, row: &SlotRow, grid: &Grid) -> Result<Done, Fault> {
+    let taken = rows_within(conn, &row.experiment, row.planned, row.planned_last)?;
+    if taken.is_empty() {
+        insert_slot(conn, row)?;
+        return Ok(Done::Count(row.count));
+    }
+    let (mut from, mut entered) = (row.planned, 0);
+    for other in taken {
+        entered += insert_part(conn, row, from, UnixMicros(other.planned.0 - 1), grid)?;
+        from = UnixMicros(other.planned_last.0.saturating_add(1));
+    }
+    entered += insert_part(conn, row, from, row.planned_last, grid)?;
+    Ok(Done::Count(entered))
+}
+
+/// Enters the slots of a gap that are planned within `from..=until`, if there are any. Gives their number.
+fn insert_part(
+    conn: &Connection,
+    gap: &SlotRow,
+    from: UnixMicros,
+    until: UnixMicros,
+    grid: &Grid,
+) -> Result<u64, Fault> {
+    let before = UnixMicros(from.0.saturating_sub(1));
+    let count = grid.count_between(before, until);
+    if count > 0 {
+        let (planned, planned_last) = (grid.next_after(before), grid.latest_at(until));
+        insert_slot(conn, &SlotRow { planned, planned_last, count, ..gap.clone() })?;
+    }
+    Ok(count)
+}
+
+/// The rows that have slots planned within `from..=until`, the earliest first.
+fn rows_within(
+    conn: &Connection,
+    experiment: &str,
+    from: UnixMicros,
+    until: UnixMicros,
+) -> Result<Vec<SlotRow>, Fault> {
+    let mut find = conn.prepare_cached(&select_slots(
+        "INDEXED BY slot_last WHERE experiment = ?1 AND planned_last_us >= ?2 ORDER BY planned_last_us",
+    ))?;
+    // Rows don't overlap, so the order of their ends is that of their beginnings, and this stops early.
+    let mut rows = Vec::new();
+    for row in find.query_map(params![experiment, from.0], slot_row)? {
+        let row = row?;
+        if row.planned > until {
+            break;
+        }
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 fn abort_unfinished(conn: &Connection, now: UnixMicros) -> Result<Done, Fault> {
@@ -155,47 +217,10 @@ fn abort_unfinished(conn: &Connection, now: UnixMicros) -> Result<Done, Fault> {
     Ok(Done::Count(aborted as u64))
 }
 
-fn forget_missed_after(conn: &Connection, experiment: &str, grid: &Grid, now: UnixMicros) -> Result<Done, Fault> {
-    let future: Vec<SlotRow> = conn
-        .prepare_cached(&select_slots(
-            "INDEXED BY slot_last WHERE experiment = ?1 AND planned_last_us > ?2 AND state = 'missed'",
-        ))?
-        .query_map(params![experiment, now.0], slot_row)?
-        .collect::<Result<_, _>>()?;
-    let mut forgotten = 0;
-    for row in future {
-        let due = if row.planned > now { 0 } else { due_until(&row, grid, now) };
-        forgotten += row.count.saturating_sub(due);
-        if due == 0 {
-            conn.prepare_cached("DELETE FROM slot WHERE experiment = ?1 AND planned_us = ?2")?
-                .execute(params![experiment, row.planned.0])?;
-            continue;
-        }
-        let last = grid.latest_at(now).max(row.planned);
-        conn.prepare_cached(
-            "UPDATE slot SET planned_last_us = ?3, count = ?4 WHERE experiment = ?1 AND planned_us = ?2",
-        )?
-        .execute(params![experiment, row.planned.0, last.0, due as i64])?;
-    }
-    Ok(Done::Count(forgotten))
-}
-
-/// How many slots of a gap had come due by `now`; at least its first one, even if the grid has
-/// changed since and knows no such slot.
-fn due_until(gap: &SlotRow, grid: &Grid, now: UnixMicros) -> u64 {
-    let before_first = UnixMicros(gap.planned.0.saturating_sub(1));
-    grid.count_between(before_first, now).clamp(1, gap.count)
-}
-
-/// Adds the row, unless its planned slot is taken; says whether it did.
-fn insert_slot(conn: &Connection, row: &SlotRow) -> Result<bool, Fault> {
-    let added = conn
-        .prepare_cached(&format!(
-            "INSERT INTO slot ({SLOT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
-             ON CONFLICT (experiment, planned_us) DO NOTHING"
-        ))?
+fn insert_slot(conn: &Connection, row: &SlotRow) -> Result<(), Fault> {
+    conn.prepare_cached(&format!("INSERT INTO slot ({SLOT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"))?
         .execute(slot_values(row)?)?;
-    Ok(added == 1)
+    Ok(())
 }
 
 fn find_slot(conn: &Connection, slot: &SlotId) -> Result<Option<SlotRow>, Fault> {

@@ -18,7 +18,7 @@ use perfd::measurement::{Cause, Failure, Measurement, Outcome, Phase, RunId, Ste
 use perfd::payload::Secret;
 use perfd::payload::in_flight::InFlight;
 use perfd::scheduler::Board;
-use perfd::slot::{SlotId, SlotState};
+use perfd::slot::{Grid, SlotId, SlotState};
 use perfd::store::{NewResult, Store};
 use perfd::web::serve::{Limits, serve};
 use perfd::web::{Shared, router};
@@ -279,7 +279,7 @@ pub fn incomplete(mut new: NewResult, timeout: bool) -> NewResult {
 pub async fn add(store: &Store, results: Vec<NewResult>) -> Vec<i64> {
     let first = results.first().unwrap();
     let slot = SlotId { experiment: first.experiment.clone(), planned: UnixMicros(first.measurement.id_as_time()) };
-    store.begin_slot(slot.clone(), slot.planned).await.unwrap();
+    store.begin_slot(slot.clone(), Grid::new(Duration::from_secs(1), Duration::ZERO), slot.planned).await.unwrap();
     let ended = UnixMicros(slot.planned.0 + 1);
     within("store", store.finish_slot(slot, SlotState::Done, None, ended, results)).await.unwrap()
 }
@@ -403,7 +403,9 @@ pub fn socks_relay() -> SocketAddr {
             }
         };
         let port = exactly(2)?;
-        let mut far = StdStream::connect((address.as_str(), u16::from_be_bytes([port[0], port[1]])))?;
+        // Not every machine can look it up.
+        let address = if address == "localhost" { "127.0.0.1" } else { address.as_str() };
+        let mut far = StdStream::connect((address, u16::from_be_bytes([port[0], port[1]])))?;
         near.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 0])?;
         let (mut near_again, mut far_again) = (near.try_clone()?, far.try_clone()?);
         std::thread::spawn(move || std::io::copy(&mut near_again, &mut far_again));

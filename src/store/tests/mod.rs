@@ -67,6 +67,11 @@ async fn green(store: &Store) {
     tokio::time::timeout(PATIENCE, health.wait_for(|health| *health == StoreHealth::Ok)).await.unwrap().unwrap();
 }
 
+/// A slot every 100 µs.
+fn grid() -> Grid {
+    Grid::new(Duration::from_micros(100), Duration::ZERO)
+}
+
 fn slot(planned: i64) -> SlotId {
     SlotId { experiment: "small".to_owned(), planned: UnixMicros(planned) }
 }
@@ -103,7 +108,7 @@ fn new_result(id: u128) -> NewResult {
 
 /// Begins and finishes a slot with one result.
 async fn measure(store: &Store, planned: i64, new: NewResult) -> Result<i64, StoreError> {
-    store.begin_slot(slot(planned), UnixMicros(planned)).await?;
+    store.begin_slot(slot(planned), grid(), UnixMicros(planned)).await?;
     let ended = UnixMicros(planned + 1);
     Ok(store.finish_slot(slot(planned), SlotState::Done, None, ended, vec![new]).await?[0])
 }

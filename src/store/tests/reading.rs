@@ -14,7 +14,7 @@ fn in_memory() -> Connection {
 }
 
 fn insert(conn: &Connection, planned: i64, new: NewResult) -> i64 {
-    let begin = Operation::BeginSlot { slot: slot(planned), started: UnixMicros(planned) };
+    let begin = Operation::BeginSlot { slot: slot(planned), grid: grid(), started: UnixMicros(planned) };
     apply(conn, &begin, false).unwrap();
     let (state, ended) = (SlotState::Done, UnixMicros(planned));
     let finish = Finish { slot: slot(planned), state, reason: None, ended, results: vec![new] };

@@ -4,9 +4,9 @@ use super::*;
 async fn a_slot_is_begun_once_and_finished_once() {
     let folder = Folder::new();
     let store = folder.open();
-    store.begin_slot(slot(10), UnixMicros(11)).await.unwrap();
-    assert_eq!(store.begin_slot(slot(10), UnixMicros(12)).await, Err(StoreError::SlotTaken(slot(10))));
-    assert_eq!(store.record_slots(skipped(10)).await, Ok(false));
+    store.begin_slot(slot(10), grid(), UnixMicros(11)).await.unwrap();
+    assert_eq!(store.begin_slot(slot(10), grid(), UnixMicros(12)).await, Err(StoreError::SlotTaken(slot(10))));
+    assert_eq!(store.record_slots(skipped(10), grid()).await, Ok(0));
     let running = store.reader().last_slot("small").await.unwrap().unwrap();
     assert_eq!((running.state, running.started, running.ended), (SlotState::Running, Some(UnixMicros(11)), None));
 
@@ -25,7 +25,7 @@ async fn what_a_dead_perfd_left_running_is_aborted() {
     let folder = Folder::new();
     let store = folder.open();
     measure(&store, 1, new_result(1)).await.unwrap();
-    store.begin_slot(slot(2), UnixMicros(2)).await.unwrap();
+    store.begin_slot(slot(2), grid(), UnixMicros(2)).await.unwrap();
     drop(store);
     let store = folder.open();
     assert_eq!(store.abort_unfinished(UnixMicros(9)).await, Ok(1));
@@ -41,7 +41,8 @@ async fn slots_are_counted_and_listed_with_their_gaps() {
     let store = folder.open();
     let gap = missed(100, 400, 4);
     for row in [skipped(50), gap.clone(), skipped(500)] {
-        assert_eq!(store.record_slots(row).await, Ok(true));
+        let count = row.count;
+        assert_eq!(store.record_slots(row, grid()).await, Ok(count));
     }
     measure(&store, 600, new_result(1)).await.unwrap();
     let reader = store.reader();
@@ -60,23 +61,53 @@ async fn slots_are_counted_and_listed_with_their_gaps() {
 }
 
 #[tokio::test]
-async fn slots_that_a_wrong_clock_missed_are_to_come_again() {
+async fn a_slot_that_was_missed_may_come_due_after_all() {
     let folder = Folder::new();
     let store = folder.open();
-    let grid = Grid::new(Duration::from_micros(100), Duration::ZERO);
-    for row in [missed(100, 100, 1), missed(300, 700, 5), missed(900, 1000, 2), skipped(1100)] {
-        store.record_slots(row).await.unwrap();
+    for row in [missed(100, 100, 1), missed(300, 700, 5), skipped(1100)] {
+        store.record_slots(row, grid()).await.unwrap();
     }
-    let other = SlotRow { experiment: "other".to_owned(), ..missed(900, 900, 1) };
-    store.record_slots(other).await.unwrap();
-    assert_eq!(store.forget_missed_after("small", &grid, UnixMicros(550)).await, Ok(4));
-    assert_eq!(store.forget_missed_after("small", &grid, UnixMicros(550)).await, Ok(0));
-    let reader = store.reader();
-    let rows = reader.slots_between("small", UnixMicros(0), UnixMicros(9999), 10).await.unwrap();
-    assert_eq!(rows, [missed(100, 100, 1), missed(300, 500, 3), skipped(1100)]);
-    let counts = reader.slot_counts("small").await.unwrap();
-    assert_eq!(counts, SlotCounts { missed: 4, skipped: 1, ..SlotCounts::default() });
-    assert_eq!(reader.slot_counts("other").await.unwrap().missed, 1);
+    for planned in [300, 500, 100] {
+        measure(&store, planned, new_result(planned as u128)).await.unwrap();
+    }
+    for taken in [500, 1100] {
+        let begun = store.begin_slot(slot(taken), grid(), UnixMicros(taken)).await;
+        assert_eq!(begun, Err(StoreError::SlotTaken(slot(taken))));
+    }
+    assert_eq!(
+        ledger(&store).await,
+        ["done 100", "done 300", "missed 400", "done 500", "missed 600-700", "skipped 1100"]
+    );
+    let counts = store.reader().slot_counts("small").await.unwrap();
+    assert_eq!(counts, SlotCounts { done: 3, missed: 3, skipped: 1, ..SlotCounts::default() });
+}
+
+#[tokio::test]
+async fn a_gap_leaves_what_is_in_the_ledger_as_it_is() {
+    let folder = Folder::new();
+    let store = folder.open();
+    measure(&store, 300, new_result(1)).await.unwrap();
+    for row in [skipped(500), missed(600, 700, 2)] {
+        store.record_slots(row, grid()).await.unwrap();
+    }
+    let other = SlotRow { experiment: "other".to_owned(), ..missed(100, 900, 9) };
+    assert_eq!(store.record_slots(other, grid()).await, Ok(9));
+    assert_eq!(store.record_slots(missed(100, 1000, 10), grid()).await, Ok(6));
+    assert_eq!(store.record_slots(missed(100, 1000, 10), grid()).await, Ok(0));
+    let expected = ["missed 100-200", "done 300", "missed 400", "skipped 500", "missed 600-700", "missed 800-1000"];
+    assert_eq!(ledger(&store).await, expected);
+    let counts = store.reader().slot_counts("small").await.unwrap();
+    assert_eq!(counts, SlotCounts { done: 1, missed: 8, skipped: 1, ..SlotCounts::default() });
+}
+
+/// The ledger of the experiment `small`: state and slots, a line each.
+async fn ledger(store: &Store) -> Vec<String> {
+    let rows = store.reader().slots_between("small", UnixMicros(0), UnixMicros(99_999), 100).await.unwrap();
+    let line = |row: &SlotRow| {
+        let last = if row.count > 1 { format!("-{}", row.planned_last.0) } else { String::new() };
+        format!("{} {}{last}", row.state.as_str(), row.planned.0)
+    };
+    rows.iter().map(line).collect()
 }
 
 /// SQLite may have committed what it called failed; found done on the second try, it is done.
@@ -85,7 +116,7 @@ fn an_operation_that_was_committed_unnoticed_is_not_refused_when_tried_again() {
     use operation::{Fault, apply};
     let mut conn = Connection::open_in_memory().unwrap();
     schema::migrations().to_latest(&mut conn).unwrap();
-    let begin = Operation::BeginSlot { slot: slot(1), started: UnixMicros(2) };
+    let begin = Operation::BeginSlot { slot: slot(1), grid: grid(), started: UnixMicros(2) };
     let results = vec![new_result(1), new_result(2)];
     let (state, ended) = (SlotState::Done, UnixMicros(3));
     let finish = Operation::FinishSlot(Finish { slot: slot(1), state, reason: None, ended, results });
