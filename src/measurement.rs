@@ -350,7 +350,7 @@ pub struct Measurement {
     /// Whether the proxy took a user name of the run's own, so that Tor gives it a circuit of its
     /// own; `None` where it never got so far.
     pub isolated: Option<bool>,
-    /// Whether every byte of the payload was compared with what was sent.
+    /// Whether the run is complete and every byte of its payload was compared with what was sent.
     pub verified: bool,
 }
 

@@ -388,6 +388,8 @@ async fn a_payload_that_is_right() {
         case(answers(ok(&[], &body())), good),
         case(answers(response("HTTP/1.0 200 OK", &[], &body())), good),
         case(answers(ok(&["Transfer-Encoding: gzip", LENGTH], &body())), good),
+        // hyper takes no value for text that is not ASCII, so this is no chunked payload.
+        case(answers(ok(&["Transfer-Encoding: é, chunked"], &body())), good),
         case(answers(ok(&[CHUNKED], &peers::chunked(&body(), 1))), good),
         case(answers(ok(&[CHUNKED], &peers::chunked(&body(), 999))), good),
         case(answers(ok(&["Transfer-Encoding: gzip", CHUNKED], &peers::chunked(&body(), 3000))), good),
@@ -424,7 +426,7 @@ async fn a_payload_that_is_wrong() {
     use Step::*;
     let truncated = "failed data_complete payload_truncated isolated";
     let padded = "failed data_complete payload_padded isolated";
-    let late = "failed data_complete payload_padded isolated verified";
+    let late = "failed data_complete payload_padded isolated";
     let tampered = "failed data_complete payload_tampered isolated";
     let malformed = "failed data_complete http_malformed isolated";
     let size = "failed data_complete payload_size isolated";

@@ -216,7 +216,7 @@ fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
     }
     let values = |name: &'static str| {
         let lines = response.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name));
-        lines.map(|h| std::str::from_utf8(h.value).unwrap_or_default())
+        lines.map(|h| text(h.value).unwrap_or_default())
     };
     // The last encoding is the outermost; where that is another, only the close can end the payload.
     if let Some(line) = values("transfer-encoding").next_back() {
@@ -233,6 +233,12 @@ fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
         Some(_) => State::Ignored,
         None => State::UntilClose,
     }
+}
+
+/// A header's value, if it is text: hyper takes printable ASCII alone for that.
+fn text(value: &[u8]) -> Option<&str> {
+    let printable = |b: &u8| matches!(b, b'\t' | b' '..=b'~');
+    std::str::from_utf8(value).ok().filter(|_| value.iter().all(printable))
 }
 
 /// A length as a header has it: digits alone.
