@@ -190,11 +190,12 @@ async fn strangers_who_take_every_connection_keep_no_run_out() {
     assert_eq!(also_inside.reply().await.status, 200);
 
     let mut stranger = Client::connect(server.address).await;
-    stranger.send(request("/health", "")).await;
+    stranger.send(request("/robots.txt", "")).await;
     let reply = stranger.reply().await;
     assert_eq!((reply.status, reply.header("connection")), (503, Some("close")));
     assert!(reply.reason().contains("too many connections"));
     assert_eq!(stranger.rest().await, b"");
+    assert_eq!(server.get("/health").await.status, 200, "a crowd is no trouble of perfd's own");
 
     // Far more than are told so, none of whom says a word.
     let mut crowd = Vec::new();

@@ -301,7 +301,7 @@ async fn readers_who_stop_hold_up_nobody_but_those_beyond_the_limit() {
     .await;
     assert_eq!(refused.0, 503);
     assert!(refused.1.contains(&("retry-after".to_owned(), "5".to_owned())), "{refused:?}");
-    assert_eq!(stalled.len(), 16);
+    assert_eq!(stalled.len(), 4, "one client gets no more of them");
 
     // Meanwhile results are stored, single ones given out, and the service is well.
     add(&server.store, vec![new_result(9000, 9000)]).await;
@@ -321,7 +321,7 @@ async fn twenty_thousand_rows_need_little_memory() {
     drop(store);
     let service = Service::start(folder.path(), "");
     let mut waiting = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..3 {
         let mut client = Client::connect_narrow(service.address).await;
         client.send("GET /results.json HTTP/1.1\r\nHost: test\r\n\r\n").await;
         assert_eq!(client.head().await.0, 200);

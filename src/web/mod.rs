@@ -4,6 +4,7 @@ mod error;
 mod format;
 mod health;
 mod payload;
+mod places;
 mod query;
 mod results;
 pub mod serve;
@@ -29,9 +30,13 @@ use crate::store::Store;
 use error::ApiError;
 use health::HealthCache;
 use payload::Allowance;
+use places::Places;
 
 /// How many answers with results may be under way at a time; each reads the store in short pages.
-const RESULT_STREAMS: usize = 16;
+const RESULT_PLACES: usize = 16;
+
+/// And so many of them for one client.
+const RESULT_SHARE: usize = 4;
 
 /// What every request may use. It is one counter, as the router clones it several times per request:
 /// counting each part instead, from two threads, took 2.5 % of the time of a small payload.
@@ -46,7 +51,7 @@ pub struct Parts {
     secret: Secret,
     in_flight: InFlight,
     allowance: Allowance,
-    result_streams: Arc<Semaphore>,
+    result_places: Places,
     health: Arc<HealthCache>,
 }
 
@@ -56,7 +61,7 @@ impl Shared {
         let strangers = Arc::new(Semaphore::new(config.server.max_payloads));
         Shared(Arc::new(Parts {
             allowance: Allowance { largest: config.server.max_payload, strangers },
-            result_streams: Arc::new(Semaphore::new(RESULT_STREAMS)),
+            result_places: Places::new(RESULT_PLACES, RESULT_SHARE),
             health: Arc::default(),
             config,
             store,

@@ -5,19 +5,20 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Response, header};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::ApiError;
 use super::format::Format;
+use super::places::Place;
 use super::query::ResultsQuery;
+use super::serve::Peer;
 use super::{Segment, Shared};
 use crate::clock::UnixMicros;
 use crate::export::json::ResultJson;
@@ -29,31 +30,39 @@ use crate::store::{Order, Page, StoreError, StoreReader};
 /// Rows in one read of the store, and in one piece of the answer.
 const PAGE_ROWS: usize = 100;
 
+/// Who asks, where the connection tells.
+type Caller = Option<Extension<Peer>>;
+
 type Answer = Result<Response<Body>, ApiError>;
 
 /// `GET /results`: the format is that of `Accept`.
-pub async fn negotiated(State(shared): State<Shared>, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
-    results(shared, query, Format::accepted(&headers)?).await
+pub async fn negotiated(
+    State(shared): State<Shared>,
+    peer: Caller,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    results(shared, peer, query, Format::accepted(&headers)?).await
 }
 
 /// `GET /results.json`.
-pub async fn json(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
-    results(shared, query, Format::Json).await
+pub async fn json(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
+    results(shared, peer, query, Format::Json).await
 }
 
 /// `GET /results.ndjson`.
-pub async fn ndjson(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
-    results(shared, query, Format::Ndjson).await
+pub async fn ndjson(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
+    results(shared, peer, query, Format::Ndjson).await
 }
 
 /// `GET /results.tpf`.
-pub async fn torperf(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
-    results(shared, query, Format::Torperf).await
+pub async fn torperf(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
+    results(shared, peer, query, Format::Torperf).await
 }
 
 /// `GET /results.csv`.
-pub async fn csv(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Answer {
-    results(shared, query, Format::Csv).await
+pub async fn csv(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
+    results(shared, peer, query, Format::Csv).await
 }
 
 /// `GET /results/{id}`, with a file ending or without: one result and the configuration it was made under.
@@ -106,17 +115,16 @@ fn one_as_json(row: &ResultRow, configuration: &str, slot: Option<SlotRow>) -> S
     format!("{}\n", serde_json::to_string_pretty(&one).unwrap_or_default())
 }
 
-async fn results(shared: Shared, query: Option<String>, format: Format) -> Answer {
+async fn results(shared: Shared, peer: Caller, query: Option<String>, format: Format) -> Answer {
     let query = ResultsQuery::parse(query.as_deref().unwrap_or_default())?;
-    let permit = Arc::clone(&shared.result_streams)
-        .try_acquire_owned()
-        .map_err(|_| ApiError::busy("too many answers with results"))?;
+    let place = shared.result_places.take(peer.map(|Extension(peer)| peer));
+    let place = place.ok_or_else(|| ApiError::busy("too many answers with results"))?;
     let mut pages = Pages {
         reader: shared.store.reader().clone(),
         left: query.limit.unwrap_or(usize::MAX),
         latest: None,
         query,
-        _permit: permit,
+        _place: place,
     };
     // The first read is made before the status is sent, so that an error still has one.
     let first = pages.next().await?;
@@ -144,7 +152,7 @@ struct Pages {
     left: usize,
     /// The highest revision when the first page was read.
     latest: Option<i64>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Pages {

@@ -3,9 +3,9 @@
 //! `axum::serve` knows no limits, so a few idle or slow strangers could hold its sockets for ever; hence
 //! this loop over hyper's connection, with the router inside.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -105,10 +105,22 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         };
         let crowded = place.crowded();
         let task = connections.spawn(connection(stream, peer, place, router.clone(), limits.clone(), shutdown.clone()));
-        crowd.0.extend(crowded.map(|own_run| (task, own_run)));
+        crowd.0.extend(crowded.map(|own_run| Crowded { task, peer: network_of(peer.ip()), own_run }));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Who a request comes from: an IPv4 address, or the network of an IPv6 one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peer(pub IpAddr);
+
+/// An IPv6 client has a whole /64 to itself.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
 }
 
 /// Waits until the connection must end: at the service's end, or when it has lasted too long.
@@ -141,20 +153,30 @@ impl Place {
     }
 }
 
-/// The connections beyond the limit, the oldest first, and whether each serves an own run.
+/// The connections beyond the limit, the oldest first.
 #[derive(Default)]
-struct Crowd(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+struct Crowd(VecDeque<Crowded>);
+
+struct Crowded {
+    task: AbortHandle,
+    peer: IpAddr,
+    own_run: Arc<AtomicBool>,
+}
 
 impl Crowd {
-    /// Makes room for one more: if it is full, the stranger goes that came first. So strangers who fill
-    /// it and say nothing keep no run out, whose request comes within a round trip.
+    /// Makes room for one more: if it is full, a stranger goes, the oldest of the peer that has most of them
+    /// here. So strangers who fill it and say nothing keep no run out, whose request comes within a round
+    /// trip; and neither does one who comes again and again, unless from many addresses.
     fn makes_room(&mut self) -> bool {
-        self.0.retain(|(task, _)| !task.is_finished());
+        self.0.retain(|crowded| !crowded.task.is_finished());
         if self.0.len() < CROWD {
             return true;
         }
-        let stranger = self.0.iter().position(|(_, own_run)| !own_run.load(Ordering::Relaxed));
-        let ended = stranger.and_then(|index| self.0.remove(index)).map(|(task, _)| task.abort());
+        let strangers = || self.0.iter().enumerate().filter(|(_, c)| !c.own_run.load(Ordering::Relaxed));
+        let mut counts = HashMap::new();
+        strangers().for_each(|(_, c)| *counts.entry(c.peer).or_insert(0) += 1);
+        let oldest_of_most = strangers().rev().max_by_key(|(_, c)| counts[&c.peer]).map(|(index, _)| index);
+        let ended = oldest_of_most.and_then(|index| self.0.remove(index)).map(|crowded| crowded.task.abort());
         ended.is_some()
     }
 }
@@ -172,12 +194,14 @@ async fn connection(
     let stream = StallGuard::new(stream, limits.stall_timeout, exemption.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(exemption.clone());
+        request.extensions_mut().insert(Peer(network_of(peer.ip())));
         let mut router = router.clone();
         let own_run = run_of(request.headers()).is_ok_and(|run| run.is_some_and(|id| limits.in_flight.contains(&id)));
         if own_run && let Place::Crowded(noted) = &place {
             noted.store(true, Ordering::Relaxed);
         }
-        let crowded_out = matches!(place, Place::Crowded(_)) && !own_run;
+        // A monitor that asks how perfd is must not hear of a crowd instead.
+        let crowded_out = matches!(place, Place::Crowded(_)) && !own_run && request.uri().path() != "/health";
         async move {
             if crowded_out {
                 return Ok::<Response<Body>, Infallible>(ApiError::busy("too many connections").close());
