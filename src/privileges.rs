@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{self, Gid, Group, Uid, User};
@@ -84,13 +84,14 @@ impl Identity {
     }
 
     /// Makes a folder (and those above it) where it is missing, owned by this identity. A folder that is
-    /// there is left as it is.
+    /// there is left as it is; and where not all that is there above it is root's, nothing is made: root
+    /// would follow links that somebody else laid, and this identity may well make it by itself.
     ///
     /// # Errors
     /// If it can't be made or given away.
     pub fn make_folder(&self, path: &Path) -> Result<(), PrivilegeError> {
         let error = |source| PrivilegeError::Folder { path: path.to_owned(), user: self.user.clone(), source };
-        if path.as_os_str().is_empty() || path.exists() {
+        if path.as_os_str().is_empty() || path.exists() || !roots_alone(path) {
             return Ok(());
         }
         for missing in missing_above(path) {
@@ -110,6 +111,12 @@ impl Identity {
     pub fn user(&self) -> &str {
         &self.user
     }
+}
+
+/// Whether everything above `path` that is there belongs to root.
+fn roots_alone(path: &Path) -> bool {
+    let above = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+    above.filter_map(|folder| folder.symlink_metadata().ok()).all(|found| found.uid() == 0)
 }
 
 /// The folders above `path` that are not there, the outermost first.

@@ -17,6 +17,9 @@ use crate::config::{Config, PublicAddress, Tor};
 use crate::measurement::RunId;
 use crate::payload::Secret;
 
+/// What perfd says of its health is much shorter.
+const LONGEST_ANSWER: usize = 1 << 20;
+
 /// A circuit must be built and an answer fetched in this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,7 +87,9 @@ async fn ask(tor: &Tor, public: &PublicAddress, expected: Option<&str>) -> Resul
     let answer = async {
         let response = request.send().await.with_context(|| format!("{url} does not answer"))?;
         let status = response.status();
-        response.json().await.with_context(|| format!("{url} answers (status {status}), but it is no perfd"))
+        let answer = output::read_whole(response, LONGEST_ANSWER).await;
+        let answer = answer.and_then(|answer| Ok(serde_json::from_slice(&answer)?));
+        answer.with_context(|| format!("{url} answers (status {status}), but it is no perfd"))
     };
     let answer: Answer = tokio::select! {
         answer = answer => answer?,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use anyhow::Context;
+use futures_util::StreamExt;
 
 use super::exit::{Exit, FAILED, OrExit};
 
@@ -26,7 +27,27 @@ pub fn line(what: impl fmt::Display) {
     let _ = writeln!(io::stdout(), "{what}");
 }
 
-/// Says something beside that on stderr.
+/// Says something beside that on stderr. It may hold what others sent, so it must not steer the terminal.
 pub fn note(what: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "perfd: {what}");
+    let _ = writeln!(io::stderr(), "perfd: {}", harmless(&what.to_string()));
+}
+
+/// Text whose control characters, but for line ends and tabs, are shown as question marks.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !"\n\t".contains(c) { '?' } else { c }).collect()
+}
+
+/// Reads an answer of at most `most` bytes: who answers may be anybody.
+///
+/// # Errors
+/// If it is longer, or breaks off.
+pub async fn read_whole(response: reqwest::Response, most: usize) -> anyhow::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    let mut pieces = response.bytes_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.context("the answer was cut off")?;
+        anyhow::ensure!(whole.len() + piece.len() <= most, "the answer is longer than {most} bytes");
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole)
 }

@@ -14,6 +14,12 @@ use crate::config::Config;
 use crate::export::json::ResultJson;
 use crate::export::table;
 
+/// Why a service refuses is a line.
+const LONGEST_REFUSAL: usize = 64 << 10;
+
+/// A table of so many bytes of JSON holds tens of thousands of rows; for more there are the other formats.
+const LONGEST_TABLE: usize = 64 << 20;
+
 /// Rows of the table, where no limit is given.
 const TABLE_ROWS: usize = 20;
 
@@ -124,7 +130,9 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
     if !response.status().is_success() {
         let status = response.status();
         let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
-        let reason = response.json::<Refusal>().await.map_or_else(|_| status.to_string(), |refusal| refusal.error);
+        let answer = output::read_whole(response, LONGEST_REFUSAL).await.unwrap_or_default();
+        let refusal = serde_json::from_slice::<Refusal>(&answer);
+        let reason = refusal.map_or_else(|_| status.to_string(), |refusal| refusal.error);
         return Err(anyhow::anyhow!("{server} refuses: {}", table::printable(&reason))).or_exit(code);
     }
     match args.format {
@@ -161,7 +169,8 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
 }
 
 async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
-    let answer = response.json::<Answer>().await.context("the answer is not what a perfd gives");
+    let answer = output::read_whole(response, LONGEST_TABLE).await.or_exit(UNAVAILABLE)?;
+    let answer = serde_json::from_slice::<Answer>(&answer).context("the answer is not what a perfd gives");
     let mut results = answer.or_exit(UNAVAILABLE)?.results;
     if results.is_empty() {
         output::note("there are no results yet, or none that the filters let through");
@@ -173,8 +182,13 @@ async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
 
 async fn copy(response: reqwest::Response) -> Result<(), Exit> {
     let mut pieces = response.bytes_stream();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     while let Some(piece) = pieces.next().await {
-        if !output::print(piece.context("the answer was cut off").or_exit(UNAVAILABLE)?)? {
+        let mut piece = piece.context("the answer was cut off").or_exit(UNAVAILABLE)?;
+        if terminal {
+            piece = output::harmless(&String::from_utf8_lossy(&piece)).into();
+        }
+        if !output::print(piece)? {
             break;
         }
     }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use anyhow::anyhow;
 use clap::Args;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -55,20 +57,21 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
         (_, false) => None,
     };
     let listeners = listen(&config)?;
-    allow_open_files(config.server.max_connections + listeners.len() * CROWD + OTHER_FILES);
+    allow_open_files(config.server.max_connections + listeners.len() * CROWD + OTHER_FILES)?;
     if let Some(identity) = &identity {
         for folder in folders(&config) {
             identity.make_folder(folder).or_exit(PRIVILEGES)?;
         }
         privileges::drop_to(identity).or_exit(PRIVILEGES)?;
-    } else {
-        for folder in folders(&config) {
-            std::fs::create_dir_all(folder)
-                .map_err(|e| anyhow!("can't make the folder {}: {e}", folder.display()))
-                .or_exit(STORE)?;
-        }
+    }
+    for folder in folders(&config) {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| anyhow!("can't make the folder {}: {e}", folder.display()))
+            .or_exit(STORE)?;
     }
 
+    // Log and store are for perfd's user and group.
+    umask(Mode::from_bits_truncate(0o027));
     let _lock = lock(config.state_directory())?;
     logging::start(&config.log).or_exit(STORE)?;
     if let Some(identity) = identity {
@@ -94,6 +97,7 @@ fn lock(state_directory: &Path) -> Result<Flock<File>, Exit> {
         .create(true)
         .write(true)
         .truncate(false)
+        .mode(0o600)
         .open(&path)
         .map_err(|e| {
             let remedy = "its folder must be writable for the user that perfd runs as";
@@ -130,15 +134,16 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, Exit> {
 
 /// Raises the limit of open files, if it is lower: strangers who use it up would take from perfd the
 /// sockets that it measures with.
-fn allow_open_files(needed: usize) {
+fn allow_open_files(needed: usize) -> Result<(), Exit> {
     let needed = needed as u64;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    if soft >= needed {
-        return;
-    }
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
     // Only root may go beyond the hard limit.
-    if setrlimit(Resource::RLIMIT_NOFILE, needed, needed.max(hard)).is_ok() {
-        return;
+    if soft >= needed || setrlimit(Resource::RLIMIT_NOFILE, needed, needed.max(hard)).is_ok() {
+        return Ok(());
+    }
+    if hard < OTHER_FILES as u64 {
+        return Err(anyhow!("only {hard} files may be open, and perfd needs {OTHER_FILES} beside its clients; raise the limit (ulimit -n)"))
+            .or_exit(CANT_LISTEN);
     }
     let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     if hard < needed {
@@ -146,6 +151,7 @@ fn allow_open_files(needed: usize) {
             "only {hard} files may be open, where server.max_connections needs {needed}; lower that, or raise the limit"
         ));
     }
+    Ok(())
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

@@ -1,10 +1,11 @@
 //! The file that holds the instance's secret: made at first start, readable by its owner alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
@@ -25,7 +26,7 @@ pub enum SecretError {
         source: io::Error,
     },
     /// The file is not one that perfd wrote.
-    #[error("payload key {}: not 64 hexadecimal digits; move it away, and perfd makes a new one", path.display())]
+    #[error("payload key {}: not a file of 64 hexadecimal digits; move it away, and perfd makes a new one", path.display())]
     Malformed {
         /// The secret's file.
         path: PathBuf,
@@ -48,8 +49,14 @@ impl Secret {
     pub fn load(state_directory: &Path) -> Result<Secret, SecretError> {
         let path = state_directory.join(FILE_NAME);
         let io_error = |source| SecretError::Io { path: path.clone(), source };
-        let file = File::open(&path).map_err(io_error)?;
-        let mode = file.metadata().map_err(io_error)?.mode() & 0o777;
+        // Without waiting for the other end, should it be a pipe.
+        let file =
+            OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).map_err(io_error)?;
+        let found = file.metadata().map_err(io_error)?;
+        if !found.is_file() {
+            return Err(SecretError::Malformed { path });
+        }
+        let mode = found.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(SecretError::Exposed { path, mode });
         }

@@ -181,12 +181,16 @@ pub enum TestNetError {
 /// The network in `dir` and which of its tors run; `None` where none is.
 pub fn status(dir: &Path) -> Result<Option<Status>, TestNetError> {
     let file = dir.join(STATE);
+    if !dir.exists() {
+        return Ok(None);
+    }
+    // First: what somebody else put there is not even read.
+    check_owner(dir)?;
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(TestNetError::Io { what: file.display().to_string(), source }),
     };
-    check_owner(dir)?;
     let net: TestNet = serde_json::from_str(&text)
         .map_err(|error| TestNetError::Folder { dir: dir.to_owned(), why: format!("{STATE}: {error}") })?;
     let runs = |node: &Node| process::is_tor_of(node.pid, &torrc::node_folder(&net.dir, &node.name));

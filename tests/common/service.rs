@@ -268,7 +268,12 @@ impl Watch {
 impl Service {
     /// Starts a command that is perfd or becomes it.
     pub fn spawn(mut command: Command) -> Service {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A program that was just copied may still be open for writing in a fork of another test's.
+        let mut child = wait_until("a program that may be run", || match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => None,
+            spawned => Some(spawned.unwrap()),
+        });
         let stderr = Arc::new(Stderr::default());
         let (pipe, collector) = (child.stderr.take().unwrap(), Arc::clone(&stderr));
         std::thread::spawn(move || collector.collect(pipe));
