@@ -27,6 +27,7 @@ fn at(seconds: i64) -> UnixMicros {
 
 /// One experiment with a slot every ten seconds, running on a clock of the test's.
 struct Running {
+    board: Board,
     store: Store,
     clock: SteeredClock,
     shutdown: CancellationToken,
@@ -85,12 +86,23 @@ impl Running {
             }
         };
         tokio::time::timeout(PATIENCE, taken_up).await.unwrap();
-        Running { store, clock, shutdown, task }
+        Running { board, store, clock, shutdown, task }
     }
 
     /// Steps the clock to `now`. The time that has passed really is small beside the slots' distance.
     fn step_to(&self, now: UnixMicros) {
         self.clock.step(now.0 - self.clock.now().0);
+    }
+
+    /// Waits until the schedule has noticed what the clock shows, and waits for this slot.
+    async fn waits_for(&self, seconds: i64) {
+        let expected = Doing::Waiting { next: at(seconds) };
+        let noticed = async {
+            while self.board.all().get("x") != Some(&expected) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, noticed).await.unwrap_or_else(|_| panic!("{:?}", self.board.all()));
     }
 
     async fn ledger(&self) -> Vec<SlotRow> {
@@ -141,11 +153,13 @@ async fn clocks_that_jump_and_step_back_run_nothing_twice_and_leave_nothing_out(
 
     // Back by less than an interval: 50 has been run.
     running.step_to(at(45));
+    running.waits_for(60).await;
     running.step_to(at(60));
     running.expect(&[(Done, 10, 10, 1), (Missed, 20, 40, 3), (Done, 50, 50, 1), (Done, 60, 60, 1)]).await;
 
     // Far back: what was run is not run again; what was missed is run now that it comes due.
     running.step_to(at(24));
+    running.waits_for(30).await;
     running.step_to(at(30));
     let first = [(Done, 10, 10, 1), (Missed, 20, 20, 1), (Done, 30, 30, 1), (Missed, 40, 40, 1)];
     running.expect(&[&first[..], &[(Done, 50, 50, 1), (Done, 60, 60, 1)]].concat()).await;
