@@ -1,9 +1,10 @@
 //! The log: to the terminal, and to a file a day that `tail -F` follows under one name.
 
+use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -15,10 +16,10 @@ use crate::config::{Log, LogFormat, LogLevel, folder_of};
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum LogError {
-    #[error("can't write the log {}: {source}; its folder must be there and writable for the user that perfd runs as", path.display())]
-    File { path: PathBuf, source: InitError },
-    #[error("the log {} is a file that perfd did not make, and can't be moved aside: {source}", path.display())]
-    InTheWay { path: PathBuf, source: io::Error },
+    #[error("can't write the log {}: {error}; its folder must be there, and belong to the user that perfd runs as", path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("the log {} is a file that perfd did not make, and can't be moved aside: {error}", path.display())]
+    InTheWay { path: PathBuf, error: io::Error },
     #[error("can't start the log: {0}")]
     Init(#[from] tracing_subscriber::util::TryInitError),
 }
@@ -62,13 +63,22 @@ fn appender(path: &Path, keep_days: usize) -> Result<RollingFileAppender, LogErr
     // The appender would replace it by its link.
     if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
         let aside = path.with_file_name(format!("{name}.before-{}", crate::clock::UnixMicros::now().0));
-        std::fs::rename(path, aside).map_err(|source| LogError::InTheWay { path: path.to_owned(), source })?;
+        std::fs::rename(path, aside).map_err(|error| LogError::InTheWay { path: path.to_owned(), error })?;
     }
+    let unwritable = |error| LogError::File { path: path.to_owned(), error };
+    // The appender says this in words of its own, straight to the terminal.
+    std::fs::read_dir(folder).map_err(unwritable)?;
     RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix(&name)
         .latest_symlink(&name)
         .max_log_files(keep_days)
         .build(folder)
-        .map_err(|source| LogError::File { path: path.to_owned(), source })
+        .map_err(|e| {
+            unwritable(
+                e.source()
+                    .and_then(|e| e.downcast_ref::<io::Error>())
+                    .map_or_else(|| io::Error::other(e.to_string()), |e| e.kind().into()),
+            )
+        })
 }

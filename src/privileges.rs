@@ -31,7 +31,9 @@ pub enum PrivilegeError {
         "perfd was started as root, and the configuration names no user to become; set user in the section [privileges]"
     )]
     NobodyToBecome,
-    #[error("there is no user {0}; create it (adduser --system {0}), or name another in the section [privileges]")]
+    #[error(
+        "there is no user {0}; create it (adduser --system --group --no-create-home --home /nonexistent {0}), or name another in the section [privileges]"
+    )]
     NoUser(String),
     #[error("there is no group {0}; create it (addgroup --system {0}), or name another in the section [privileges]")]
     NoGroup(String),
@@ -39,8 +41,8 @@ pub enum PrivilegeError {
     Root(String),
     #[error("can't look up users and groups: {0}")]
     Lookup(nix::Error),
-    #[error("can't make the folder {} for user {user}: {source}", path.display())]
-    Folder { path: PathBuf, user: String, source: io::Error },
+    #[error("can't make the folder {} for user {user}: {error}", path.display())]
+    Folder { path: PathBuf, user: String, error: io::Error },
     #[error("can't drop privileges: {0}")]
     Drop(String),
     #[error("privileges were not dropped: {0}; perfd does not run like this")]
@@ -90,7 +92,7 @@ impl Identity {
     /// # Errors
     /// If it can't be made or given away.
     pub fn make_folder(&self, path: &Path) -> Result<(), PrivilegeError> {
-        let error = |source| PrivilegeError::Folder { path: path.to_owned(), user: self.user.clone(), source };
+        let error = |error| PrivilegeError::Folder { path: path.to_owned(), user: self.user.clone(), error };
         if path.as_os_str().is_empty() || path.exists() || !roots_alone(path) {
             return Ok(());
         }

@@ -219,9 +219,9 @@ async fn results_says_why_there_are_none() {
     assert_code(&empty, 0);
     assert_eq!((stdout(&empty), stderr(&empty).contains("there are no results")), ("", true));
 
-    let misled = results(&url(&server), &["--outcome", "good"]).await;
+    let misled = results(&url(&server), &["--since", "soon"]).await;
     assert_code(&misled, 2);
-    assert!(stderr(&misled).contains("outcome=good: must be complete, timeout or failed"), "{}", stderr(&misled));
+    assert!(stderr(&misled).contains("since=soon: must be a time such as"), "{}", stderr(&misled));
 
     let gone = results(&format!("http://{}", refused()), &[]).await;
     assert_code(&gone, 69);

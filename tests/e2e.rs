@@ -47,7 +47,7 @@ fn perfd_measures_a_real_tor_network() {
     let mut perfd = setup.start_measuring();
     perfd.wait_for(r#"outcome="complete""#);
     kill(Pid::from_raw(tor.node.pid as i32), Signal::SIGKILL).unwrap();
-    perfd.wait_for("why=failed at");
+    perfd.wait_for("why=\"failed at");
     let complete = perfd.count(r#"outcome="complete""#);
     // The same address: perfd is not told, and goes on by itself.
     assert_eq!(client(10).socks, tor.socks);

@@ -179,7 +179,8 @@ fn a_folder_that_is_roots_is_refused_with_the_remedy() {
         std::fs::create_dir(folder).unwrap();
         let said = refusal(setup.command(), exit::STORE);
         assert!(said.contains(folder.to_str().unwrap()), "{said}");
-        assert!(said.contains("writable for the user that perfd runs as"), "{said}");
+        assert!(said.contains("belong to the user that perfd runs as"), "{said}");
+        assert_eq!(said.matches("Permission denied").count(), 1, "{said}");
     }
 }
 

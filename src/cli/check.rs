@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_socks::tcp::Socks5Stream;
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE};
@@ -16,6 +16,7 @@ use super::output;
 use crate::config::{Config, PublicAddress, Tor};
 use crate::measurement::RunId;
 use crate::payload::Secret;
+use crate::privileges::Identity;
 
 /// What perfd says of its health is much shorter.
 const LONGEST_ANSWER: usize = 1 << 20;
@@ -41,6 +42,9 @@ pub struct CheckArgs {
 pub fn run(args: CheckArgs) -> Result<(), Exit> {
     let config = Config::load(&args.config).or_exit(CONFIG)?;
     output::print(config.to_toml())?;
+    if let Some(Err(error)) = config.run_as.as_ref().map(Identity::resolve) {
+        output::note(format_args!("started as root, perfd would refuse to run: {error}"));
+    }
     let Some(public) = &config.public else {
         output::note("no public host is configured: perfd serves, but can't measure; set host in the section [public]");
         return if args.online {
@@ -60,14 +64,20 @@ pub fn run(args: CheckArgs) -> Result<(), Exit> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
-    let mut all_answered = Ok(());
+    let mut silent = 0;
     for tor in &config.tors {
         match runtime.block_on(ask(tor, public, instance.as_deref())) {
-            Ok(answer) => output::note(format_args!("through tor {}: {answer}", tor.name)),
-            Err(error) => all_answered = Err(error.context(format!("through tor {} at {}", tor.name, tor.socks))),
+            Ok(answer) => output::note(format_args!("through \"{}\": {answer}", tor.name)),
+            Err(error) => {
+                silent += 1;
+                output::note(format_args!("through \"{}\" at {}: {error:#}", tor.name, tor.socks));
+            }
         }
     }
-    all_answered.or_exit(UNAVAILABLE)
+    match silent {
+        0 => Ok(()),
+        n => Err(anyhow::anyhow!("{n} of {} tors did not reach this perfd", config.tors.len())).or_exit(UNAVAILABLE),
+    }
 }
 
 #[derive(Deserialize)]
@@ -102,7 +112,9 @@ async fn ask(tor: &Tor, public: &PublicAddress, expected: Option<&str>) -> Resul
             bail!("{url} is answered by another perfd ({}, instance {})", answer.source, answer.instance)
         }
         Some(_) => Ok(format!("{url} answers, and it is this perfd ({})", answer.source)),
-        None => Ok(format!("{url} answers, and it is a perfd ({})", answer.source)),
+        None => {
+            Ok(format!("{url} answers as a perfd named {}; whether it is this one could not be checked", answer.source))
+        }
     }
 }
 
@@ -114,7 +126,8 @@ async fn forward(listener: TcpListener, tor: &Tor, public: &PublicAddress) -> an
         let target = (public.host.as_str(), public.port);
         // A user name of its own, so that tor builds a fresh circuit for the question.
         let user = format!("check-{}", RunId::random());
-        let mut far = Socks5Stream::connect_with_password(tor.socks, target, &user, "perfd").await?;
+        let near_tor = TcpStream::connect(tor.socks).await.context("nothing listens there; is tor running?")?;
+        let mut far = Socks5Stream::connect_with_password_and_socket(near_tor, target, &user, "perfd").await?;
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
         Ok::<(), anyhow::Error>(())
     };

@@ -122,7 +122,9 @@ struct Url {
 
 impl Url {
     fn parse(text: &str) -> Result<Url> {
-        let uri: hyper::Uri = text.parse().map_err(|e| anyhow!("--url {text}: {e}"))?;
+        let uri: hyper::Uri = text
+            .parse()
+            .map_err(|e| anyhow!("--url {text}: {e}; give a URL such as http://192.0.2.1/payload/51200"))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some(other) => bail!("--url {text}: {other} is not measured; give a URL that begins with http://"),

@@ -47,7 +47,7 @@ pub struct ResultsArgs {
     #[arg(long)]
     size: Option<String>,
     /// Only complete, timeout or failed ones
-    #[arg(long)]
+    #[arg(long, value_parser = ["complete", "timeout", "failed"])]
     outcome: Option<String>,
     /// Only those started at this time or later: 2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970
     #[arg(long, value_name = "TIME")]
@@ -58,6 +58,9 @@ pub struct ResultsArgs {
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Which come first; the table's default is the newest, though it shows them last
+    #[arg(long, value_parser = ["oldest", "newest"])]
+    order: Option<String>,
 }
 
 /// How results are printed.
@@ -126,7 +129,11 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
         .or_exit(USAGE)?;
     let request = client.get(url).query(&query(args));
-    let response = request.send().await.with_context(|| format!("{server} does not answer")).or_exit(UNAVAILABLE)?;
+    let response = request
+        .send()
+        .await
+        .with_context(|| format!("{server} does not answer; is perfd running?"))
+        .or_exit(UNAVAILABLE)?;
     if !response.status().is_success() {
         let status = response.status();
         let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
@@ -162,8 +169,10 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
     let mut limit = args.limit;
     if args.format == ResultsFormat::Table {
         limit = limit.or(Some(TABLE_ROWS));
-        query.push(("order", "newest".to_owned()));
     }
+    let table = args.format == ResultsFormat::Table;
+    let order = args.order.clone().or_else(|| table.then(|| "newest".to_owned()));
+    query.extend(order.map(|order| ("order", order)));
     query.extend(limit.map(|limit| ("limit", limit.to_string())));
     query
 }
@@ -176,7 +185,7 @@ async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
         output::note("there are no results yet, or none that the filters let through");
         return Ok(());
     }
-    results.reverse();
+    results.sort_by_key(|result| result.revision);
     output::print(table::render(&results)).map(drop)
 }
 

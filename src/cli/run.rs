@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::exit::{CANT_LISTEN, CONFIG, Exit, FAILED, OrExit, PRIVILEGES, STORE};
 use super::output;
@@ -100,14 +100,12 @@ fn lock(state_directory: &Path) -> Result<Flock<File>, Exit> {
         .mode(0o600)
         .open(&path)
         .map_err(|e| {
-            let remedy = "its folder must be writable for the user that perfd runs as";
+            let remedy = "its folder must belong to the user that perfd runs as (chown -R it, if that user is new)";
             anyhow!("can't open {}: {e}; {remedy}", path.display())
         })
         .or_exit(STORE)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, e)| {
-            anyhow!("another perfd works on this store ({} is locked: {e}); end it first", path.display())
-        })
+        .map_err(|_| anyhow!("another perfd works on this store ({} is locked); end it first", path.display()))
         .or_exit(STORE)
 }
 
@@ -202,7 +200,7 @@ async fn until_signalled(
             super::output::note("ended at once by a second signal; what was not committed is lost");
             std::process::exit(FAILED.into());
         }
-        warn!(signal = name, "told to end");
+        info!(signal = name, "told to end");
         shutdown.cancel();
     }
 }

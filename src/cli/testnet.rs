@@ -35,7 +35,7 @@ enum TestnetCommand {
         #[arg(long)]
         foreground: bool,
     },
-    /// Take it down
+    /// Take it down; its folder stays, for its logs, until the next `up`
     Down {
         #[command(flatten)]
         place: Place,

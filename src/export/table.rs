@@ -37,7 +37,7 @@ fn cells(result: &ResultJson) -> [String; 8] {
     [
         printable(&outcome(result)),
         printable(&result.experiment),
-        format_size(result.size_bytes),
+        if result.size_bytes > 0 { format_size(result.size_bytes) } else { "-".to_owned() },
         printable(&start),
         seconds(result.time_to_first_byte_us),
         seconds(result.time_to_last_byte_us),
@@ -55,7 +55,7 @@ fn outcome(result: &ResultJson) -> String {
 }
 
 fn seconds(micros: Option<u64>) -> String {
-    micros.map_or("-".to_owned(), |micros| format!("{}.{:03} s", micros / 1_000_000, micros % 1_000_000 / 1_000))
+    micros.map_or("-".to_owned(), |micros| format!("{:.3} s", micros as f64 / 1e6))
 }
 
 /// Text on one line: what a service sends must not steer the terminal.

@@ -18,12 +18,12 @@ pub const FILE_NAME: &str = "payload.key";
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file can't be read, made or written.
-    #[error("payload key {}: {source}; it must be readable and its folder writable for the user that perfd runs as", path.display())]
+    #[error("payload key {}: {error}; it is for perfd's user alone, who must be able to read it and to write its folder (with once and check, use sudo)", path.display())]
     Io {
         /// The secret's file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file is not one that perfd wrote.
     #[error("payload key {}: not a file of 64 hexadecimal digits; move it away, and perfd makes a new one", path.display())]
@@ -48,7 +48,7 @@ impl Secret {
     /// If the file is missing, unreadable, malformed, or readable for others.
     pub fn load(state_directory: &Path) -> Result<Secret, SecretError> {
         let path = state_directory.join(FILE_NAME);
-        let io_error = |source| SecretError::Io { path: path.clone(), source };
+        let io_error = |error| SecretError::Io { path: path.clone(), error };
         // Without waiting for the other end, should it be a pipe.
         let file =
             OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).map_err(io_error)?;
@@ -78,7 +78,7 @@ impl Secret {
     pub fn load_or_create(state_directory: &Path) -> Result<Secret, SecretError> {
         let path = state_directory.join(FILE_NAME);
         if !path.exists() {
-            create(&path).map_err(|source| SecretError::Io { path, source })?;
+            create(&path).map_err(|error| SecretError::Io { path, error })?;
         }
         Self::load(state_directory)
     }

@@ -342,7 +342,8 @@ fn log_run(experiment: &str, m: &Measurement) {
             info!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, %run, "run finished");
         }
         unhappy => {
-            warn!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, why = %unhappy, %run, "run finished");
+            let why = unhappy.to_string();
+            warn!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, why, %run, "run finished");
         }
     }
 }

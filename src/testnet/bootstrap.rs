@@ -287,7 +287,7 @@ async fn claim_addresses() -> Result<(TcpListener, u8), TestNetError> {
         }
     }
     let (address, source) = last.unwrap_or_else(|| (([127, 77, 0, 1], 0).into(), io::ErrorKind::AddrInUse.into()));
-    Err(TestNetError::Address { address, source })
+    Err(TestNetError::Address { address, error: source })
 }
 
 fn taken(plan: &Plan) -> Option<(SocketAddr, io::Error)> {

@@ -118,12 +118,12 @@ pub enum TestNetError {
     #[error("{}: another perfd is bringing this network up or down", .0.display())]
     Busy(PathBuf),
     /// No 127.77.NET is free.
-    #[error("no addresses for the network: {address}: {source}")]
+    #[error("no addresses for the network: {address}: {error}")]
     Address {
         /// The address that was tried last.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A program did not do what it was started for.
     #[error("{program} failed ({status}):\n{output}")]
@@ -169,12 +169,12 @@ pub enum TestNetError {
     #[error("tors that did not end: {0}")]
     Survivors(String),
     /// A file or a process could not be handled.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Io {
         /// What was tried.
         what: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -189,7 +189,7 @@ pub fn status(dir: &Path) -> Result<Option<Status>, TestNetError> {
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(TestNetError::Io { what: file.display().to_string(), source }),
+        Err(error) => return Err(TestNetError::Io { what: file.display().to_string(), error }),
     };
     let net: TestNet = serde_json::from_str(&text)
         .map_err(|error| TestNetError::Folder { dir: dir.to_owned(), why: format!("{STATE}: {error}") })?;
@@ -222,8 +222,8 @@ async fn end_all(dir: &Path) -> Result<usize, TestNetError> {
         TestNetError::Survivors(names.join(", "))
     })?;
     match fs::remove_file(dir.join(STATE)) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(TestNetError::Io { what: format!("removing {STATE}"), source })
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(TestNetError::Io { what: format!("removing {STATE}"), error })
         }
         _ => Ok(ended),
     }
@@ -232,7 +232,7 @@ async fn end_all(dir: &Path) -> Result<usize, TestNetError> {
 /// Makes `dir` (mode 0700) or takes the one that is there, if it is ours and holds nothing foreign.
 fn prepare(dir: &Path) -> Result<PathBuf, TestNetError> {
     let refused = |why: &str| TestNetError::Folder { dir: dir.to_owned(), why: why.to_owned() };
-    let io_error = |source| TestNetError::Io { what: dir.display().to_string(), source };
+    let io_error = |error| TestNetError::Io { what: dir.display().to_string(), error };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error)?;
     check_owner(dir)?;
     let dir = canonical(dir)?;
@@ -252,7 +252,7 @@ fn check_owner(dir: &Path) -> Result<(), TestNetError> {
     let refused = |why: String| Err(TestNetError::Folder { dir: dir.to_owned(), why });
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
-        Err(source) => return Err(TestNetError::Io { what: dir.display().to_string(), source }),
+        Err(error) => return Err(TestNetError::Io { what: dir.display().to_string(), error }),
     };
     let us = nix::unistd::geteuid().as_raw();
     if !meta.is_dir() {
@@ -268,21 +268,21 @@ fn check_owner(dir: &Path) -> Result<(), TestNetError> {
 }
 
 fn canonical(dir: &Path) -> Result<PathBuf, TestNetError> {
-    dir.canonicalize().map_err(|source| TestNetError::Io { what: dir.display().to_string(), source })
+    dir.canonicalize().map_err(|error| TestNetError::Io { what: dir.display().to_string(), error })
 }
 
 /// The system frees the lock when its holder ends, however it ends.
 fn lock(dir: &Path) -> Result<File, TestNetError> {
     let path = dir.join(LOCK);
-    let io_error = |source| TestNetError::Io { what: path.display().to_string(), source };
+    let io_error = |error| TestNetError::Io { what: path.display().to_string(), error };
     let file = File::options().create(true).append(true).open(&path).map_err(io_error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TestNetError::Busy(dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(io_error(source)),
+        Err(TryLockError::Error(error)) => Err(io_error(error)),
     }
 }
 
 fn io_error(what: String) -> impl FnOnce(io::Error) -> TestNetError {
-    move |source| TestNetError::Io { what, source }
+    move |error| TestNetError::Io { what, error }
 }

@@ -94,8 +94,12 @@ fn render(health: &Health) -> String {
         ("/results.ndjson", "all, as a JSON object a line"),
         ("/results.tpf", "all, as Torperf's key=value (<code>@type torperf 1.1</code>)"),
         ("/results.csv", "all, as CSV"),
-        ("/schema/result.json", "the schema of the JSON"),
+        (
+            "/schema/result.json",
+            "the schema of the JSON; <code>/results/ID</code> gives one result with all that is known of it",
+        ),
         ("/health", "the state of this server as JSON"),
+        ("/payload/51200", "so many random bytes, up to this server's limit"),
     ] {
         let _ = writeln!(page, "<dt><a href=\"{path}\">{path}</a><dd>{what}");
     }
