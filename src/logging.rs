@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -74,11 +74,11 @@ fn appender(path: &Path, keep_days: usize) -> Result<RollingFileAppender, LogErr
         .latest_symlink(&name)
         .max_log_files(keep_days)
         .build(folder)
-        .map_err(|e| {
-            unwritable(
-                e.source()
-                    .and_then(|e| e.downcast_ref::<io::Error>())
-                    .map_or_else(|| io::Error::other(e.to_string()), |e| e.kind().into()),
-            )
-        })
+        .map_err(|e| unwritable(system_error(&e)))
+}
+
+/// What the system said, without what the appender says of it.
+fn system_error(error: &InitError) -> io::Error {
+    let said = error.source().and_then(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    said.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
