@@ -184,6 +184,34 @@ fn a_folder_that_is_roots_is_refused_with_the_remedy() {
     }
 }
 
+/// Root must not follow where others point: what perfd's own user laid out is made as that user, or not at all.
+#[test]
+fn root_makes_nothing_behind_a_link_of_somebody_elses() {
+    if !as_root() {
+        return;
+    }
+    let mut setup = becoming("user = \"nobody\"");
+    let (roots, nobodys) = (setup.folder().join("roots"), setup.folder().join("nobodys"));
+    for folder in [&roots, &nobodys] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    std::fs::set_permissions(&roots, PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink(&roots, nobodys.join("link")).unwrap();
+    chown(&nobodys, Some(nobody().uid.as_raw()), Some(nobody().gid.as_raw())).unwrap();
+
+    setup.log = nobodys.join("link/a/b/perfd.log");
+    let said = refusal(setup.command(), exit::STORE);
+    assert!(said.contains("can't make the folder") && said.contains("link/a/b"), "{said}");
+    assert_eq!(std::fs::read_dir(&roots).unwrap().count(), 0);
+
+    // Beside it, in a folder of its own, perfd's user may make what it likes.
+    setup.log = nobodys.join("a/b/perfd.log");
+    let mut service = setup.start();
+    service.port();
+    assert_eq!(setup.log.parent().unwrap().metadata().unwrap().uid(), nobody().uid.as_raw());
+    service.end_well_within(FAREWELL);
+}
+
 /// What an ordinary user starts: a copy of perfd that this user can reach, in a folder of the user's own.
 fn as_ordinary_user(setup: &Setup) -> Command {
     let mut command = setup.command();

@@ -51,3 +51,13 @@ pub async fn read_whole(response: reqwest::Response, most: usize) -> anyhow::Res
     }
     Ok(whole)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_sent_does_not_steer_the_terminal() {
+        assert_eq!(harmless("a\x1b]0;x\x07\u{9b}2J\tb\nc"), "a?]0;x??2J\tb\nc");
+    }
+}

@@ -139,6 +139,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join(FILE_NAME);
+        let made = std::process::Command::new("mkfifo").arg("-m600").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert!(matches!(Secret::load(folder.path()), Err(SecretError::Malformed { .. })));
+    }
+
+    #[test]
     fn what_is_no_secret_is_refused() {
         for text in ["", "0", "zz", &"0".repeat(63), &"g".repeat(64), &"0".repeat(65)] {
             let folder = tempfile::tempdir().unwrap();
