@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod circuit;
 pub mod cli;
 pub mod clock;
 pub mod config;

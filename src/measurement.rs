@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::circuit::CircuitData;
 use crate::clock::UnixMicros;
 
 /// A run's globally unique name: 32 lower-case hexadecimal digits, 128 random bits.
@@ -44,11 +45,87 @@ impl fmt::Display for RunId {
     }
 }
 
-/// What a run is to fetch, and through what.
+/// What a run does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// It fetches random bytes (GET).
+    #[default]
+    Download,
+    /// It sends random bytes, which the server verifies (POST).
+    Upload,
+}
+
+impl Kind {
+    /// Every kind, with the word that the configuration, the store and the API use for it.
+    pub const ALL: [(Kind, &'static str); 2] = [(Kind::Download, "download"), (Kind::Upload, "upload")];
+
+    /// The kind's word.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The kind of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, w)| *w == word).map(|(k, _)| *k)
+    }
+}
+
+/// How the server is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerKind {
+    /// At its public address, through an exit.
+    #[default]
+    Exit,
+    /// As an onion service.
+    Onion,
+    /// As a single-hop (non-anonymous) onion service.
+    SingleOnion,
+}
+
+impl ServerKind {
+    /// Every kind, with the word that the store and the API use for it.
+    pub const ALL: [(ServerKind, &'static str); 3] =
+        [(ServerKind::Exit, "exit"), (ServerKind::Onion, "onion"), (ServerKind::SingleOnion, "single_onion")];
+
+    /// The kind's word.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The kind of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, w)| *w == word).map(|(k, _)| *k)
+    }
+}
+
+/// Which of the runs of its slot a run is: a slot of a series, or of a comparison of several tors, has
+/// more than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Place {
+    /// In the order in which they were run, from 0.
+    pub index: u32,
+    /// How many runs the slot was to have, at least 1.
+    pub of: u32,
+}
+
+impl Place {
+    /// The place of a run that has its slot for itself.
+    pub const ALONE: Place = Place { index: 0, of: 1 };
+}
+
+/// What a run is to fetch or send, and through what.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The run's name, sent to the server in the header `X-Perfd-Run`.
     pub id: RunId,
+    /// Whether it fetches or sends.
+    pub kind: Kind,
+    /// The SOCKS user name, 1 to 255 bytes: Tor gives streams of different user names different circuits.
+    pub user: String,
+    /// Whether the HTTP request is sent before the SOCKS reply has come (trac #3875).
+    pub optimistic: bool,
     /// The SOCKS 5 proxy.
     pub socks: SocketAddr,
     /// The server's name or address, as the proxy is told it (an IPv6 address without brackets).
@@ -57,7 +134,8 @@ pub struct Request {
     pub port: u16,
     /// Path and query, beginning with `/`.
     pub path: String,
-    /// How many bytes of payload must come; `None` takes what the server announces.
+    /// How many bytes of payload must come (`None` takes what the server announces), or are sent
+    /// (`None` sends nothing).
     pub size: Option<u64>,
     /// How long the whole run may take, connection included.
     pub timeout: Duration,
@@ -84,13 +162,14 @@ pub struct Steps {
     pub request: Option<u64>,
     /// The SOCKS reply came, whole.
     pub response: Option<u64>,
-    /// The HTTP request was written, whole.
+    /// The HTTP request was written, whole; of an upload, its head.
     pub data_request: Option<u64>,
     /// The first byte of the HTTP response came.
     pub data_response: Option<u64>,
-    /// The payload was complete (and, where it was verified, right).
+    /// The payload was complete (and, where it was verified, right); of an upload, the server had said so.
     pub data_complete: Option<u64>,
-    /// 0, 10, … 100 % of the payload had come; 0 is its first byte.
+    /// 0, 10, … 100 % of the payload had come; 0 is its first byte. Of an upload: had been taken by the
+    /// kernel for sending.
     pub deciles: [Option<u64>; 11],
     /// So many bytes of payload had come, by [`PARTIALS`]; only those within the payload's size.
     pub partials: [Option<u64>; PARTIALS.len()],
@@ -319,11 +398,38 @@ pub fn socks_reply_meaning(code: u8) -> &'static str {
     }
 }
 
+/// How much of the payload had passed when: at most [`CURVE_POINTS`] pairs of µs after START and bytes of
+/// payload, both growing; the first byte and the last one are always among them.
+///
+/// From perfd's own reads of a download, from its own writes of an upload.
+pub type Curve = Vec<(u64, u64)>;
+
+/// The most points of a [`Curve`].
+pub const CURVE_POINTS: usize = 64;
+
+/// What the server saw of an upload, in microseconds after the run's START.
+///
+/// The server says it in its answer, by its own wall clock: on another host, the difference between the
+/// two clocks is in every one of these times, which may then even be negative.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSide {
+    /// The request's head had come.
+    pub request: i64,
+    /// 0, 10, … 100 % of the payload had come; 0 is its first byte.
+    pub deciles: [Option<i64>; 11],
+}
+
 /// One run, as it was measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// The run's name.
     pub id: RunId,
+    /// Whether it fetched or sent.
+    pub kind: Kind,
+    /// The SOCKS user name that it used.
+    pub user: String,
+    /// Whether the HTTP request was sent before the SOCKS reply had come.
+    pub optimistic: bool,
     /// The wall clock at START; every step is relative to it.
     pub start: UnixMicros,
     /// When the run had ended, microseconds after START (the last thing that perfd did for it).
@@ -352,6 +458,10 @@ pub struct Measurement {
     pub isolated: Option<bool>,
     /// Whether the run is complete and every byte of its payload was compared with what was sent.
     pub verified: bool,
+    /// How the payload came, or went. Not part of a row of a list: empty there.
+    pub curve: Curve,
+    /// Of an upload, what the server saw; absent where it did not say.
+    pub server: Option<ServerSide>,
 }
 
 impl Measurement {
@@ -367,7 +477,7 @@ impl Measurement {
 }
 
 /// A measurement as the store keeps it and the exporters show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ResultRow {
     /// From one growing sequence: a row that is completed later gets a new, higher one.
     pub revision: i64,
@@ -383,8 +493,14 @@ pub struct ResultRow {
     pub configuration: i64,
     /// The version of perfd that measured.
     pub version: String,
+    /// How the server was reached.
+    pub server: ServerKind,
+    /// Which of the runs of its slot it is.
+    pub place: Place,
     /// The run.
     pub measurement: Measurement,
+    /// What tor told of it; absent where perfd has no control of that tor.
+    pub circuit: Option<CircuitData>,
 }
 
 #[cfg(test)]

@@ -162,9 +162,10 @@ async fn given_up(mut health: watch::Receiver<StoreHealth>) {
 
 fn experimenters(config: &Config, means: &Means) -> Result<Vec<Experimenter>> {
     let experimenter = |experiment: &crate::config::Experiment| {
-        let tor = config.tors.iter().find(|tor| tor.name == experiment.tor);
+        let tor = config.tors.iter().find(|tor| tor.name == experiment.tors[0]);
+        let socks = tor.and_then(|tor| tor.socks());
         Ok(Experimenter {
-            socks: tor.with_context(|| format!("experiment {} names no tor that is there", experiment.name))?.socks,
+            socks: socks.with_context(|| format!("experiment {} names no tor that is there", experiment.name))?,
             source: config.source.clone(),
             public: config.public.clone(),
             configuration: config.in_force(experiment).to_string(),

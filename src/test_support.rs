@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::clock::UnixMicros;
-use crate::measurement::{Cause, Failure, Measurement, Outcome, PARTIALS, Phase, ResultRow, RunId, Steps};
+use crate::measurement::{
+    Cause, Curve, Failure, Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, RunId, ServerKind, Steps,
+};
 
 /// A complete run of 50 KiB that began at 2026-11-22T10:00:00Z.
 pub fn example_row() -> ResultRow {
@@ -28,6 +30,9 @@ pub fn example_row() -> ResultRow {
     steps.partials[..3].copy_from_slice(&[Some(900_000), Some(1_100_000), Some(1_500_000)]);
     let measurement = Measurement {
         id: RunId::from_bits(1),
+        kind: Kind::Download,
+        user: format!("perfd-{}", RunId::from_bits(1)),
+        optimistic: false,
         start: UnixMicros(1_795_341_600_000_000),
         ended: 1_500_200,
         size: 51_200,
@@ -41,6 +46,8 @@ pub fn example_row() -> ResultRow {
         remote_port: 8080,
         isolated: Some(true),
         verified: true,
+        curve: Curve::new(),
+        server: None,
     };
     ResultRow {
         revision: 7,
@@ -50,7 +57,10 @@ pub fn example_row() -> ResultRow {
         planned: UnixMicros(1_795_341_600_000_000),
         configuration: 1,
         version: "0.1.0".to_owned(),
+        server: ServerKind::Exit,
+        place: Place::ALONE,
         measurement,
+        circuit: None,
     }
 }
 
@@ -66,7 +76,10 @@ pub fn result_row() -> impl Strategy<Value = ResultRow> {
             planned,
             configuration,
             version,
+            server: ServerKind::Exit,
+            place: Place::ALONE,
             measurement,
+            circuit: None,
         },
     )
 }
@@ -80,6 +93,9 @@ pub fn measurement() -> impl Strategy<Value = Measurement> {
             let (local, proxy, remote_host, remote_port) = peers;
             let id = RunId::from_bits(id);
             Measurement {
+                kind: Kind::Download,
+                user: format!("perfd-{id}"),
+                optimistic: false,
                 id,
                 start,
                 ended,
@@ -94,6 +110,8 @@ pub fn measurement() -> impl Strategy<Value = Measurement> {
                 remote_port,
                 isolated,
                 verified,
+                curve: Curve::new(),
+                server: None,
             }
         },
     )

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use perfd::config::{
-    Config, ConfigError, Experiment, KEYS, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, Tor,
+    Config, ConfigError, Experiment, Isolation, KEYS, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server,
+    ServerChoice, Tor, TorRun,
 };
+use perfd::measurement::Kind;
 use proptest::prelude::*;
 
 const SHIPPED: &str = include_str!("../config.toml");
@@ -29,7 +31,13 @@ fn the_shipped_file_says_what_is_expected() {
     let shipped = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml")).unwrap();
     let experiment = |name: &str, size, minutes: u64, offset| Experiment {
         name: name.to_owned(),
-        tor: "tor".to_owned(),
+        tors: vec!["tor".to_owned()],
+        kind: Kind::Download,
+        server: ServerChoice::Auto,
+        onion_tor: None,
+        optimistic: false,
+        requests: 1,
+        isolation: Isolation::Each,
         size,
         every: Duration::from_secs(minutes * 60),
         offset: Duration::from_secs(offset),
@@ -49,7 +57,12 @@ fn the_shipped_file_says_what_is_expected() {
             level: LogLevel::Info,
             keep_days: 30,
         },
-        tors: vec![Tor { name: "tor".to_owned(), socks: "127.0.0.1:9050".parse().unwrap() }],
+        tors: vec![Tor {
+            name: "tor".to_owned(),
+            run: TorRun::Address { socks: "127.0.0.1:9050".parse().unwrap(), control: None },
+            drop_guards_every: None,
+            drop_timeouts_every: None,
+        }],
         experiments: vec![
             experiment("50kib", 51_200, 5, 0),
             experiment("1mib", 1_048_576, 30, 60),
@@ -798,7 +811,7 @@ fn what_was_in_force_is_told_the_same_way_each_time() {
     assert_eq!(config.in_force(&config.experiments[0]).to_string(), expected);
 
     let config = Config::parse(MINIMAL, "config.toml").unwrap();
-    let elsewhere = Experiment { tor: "gone".to_owned(), ..config.experiments[0].clone() };
+    let elsewhere = Experiment { tors: vec!["gone".to_owned()], ..config.experiments[0].clone() };
     let in_force = config.in_force(&elsewhere);
     assert!(in_force["tor"].is_null() && in_force["public"].is_null());
 }
@@ -871,7 +884,12 @@ fn configs() -> impl Strategy<Value = Config> {
     let tors = prop::collection::vec((any::<std::net::SocketAddr>(), 1..=u16::MAX), 1..4).prop_map(|addresses| {
         let tor = |(i, (mut socks, port)): (usize, (std::net::SocketAddr, u16))| {
             socks.set_port(port);
-            Tor { name: format!("tor-{i}"), socks: without_flow(socks) }
+            Tor {
+                name: format!("tor-{i}"),
+                run: TorRun::Address { socks: without_flow(socks), control: None },
+                drop_guards_every: None,
+                drop_timeouts_every: None,
+            }
         };
         addresses.into_iter().enumerate().map(tor).collect()
     });
@@ -881,7 +899,13 @@ fn configs() -> impl Strategy<Value = Config> {
                 let timeout = 1 + a % every;
                 Experiment {
                     name: format!("e_{i}.x"),
-                    tor: "tor-0".to_owned(),
+                    tors: vec!["tor-0".to_owned()],
+                    kind: Kind::Download,
+                    server: ServerChoice::Auto,
+                    onion_tor: None,
+                    optimistic: false,
+                    requests: 1,
+                    isolation: Isolation::Each,
                     size,
                     every: Duration::from_millis(every),
                     offset: Duration::from_millis(b % every),

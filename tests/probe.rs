@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use peers::{Peer, Step, answers, asked, asked_without_name, granted, ok, payload, response, script, send};
-use perfd::measurement::{Cause, Measurement, Outcome, PARTIALS, Phase, Request, RunId};
+use perfd::measurement::{Cause, Kind, Measurement, Outcome, PARTIALS, Phase, Request, RunId};
 use perfd::probe::{Prober, measure};
 use proptest::prelude::*;
 
@@ -20,6 +20,9 @@ const CHUNKED: &str = "Transfer-Encoding: chunked";
 fn request(socks: SocketAddr) -> Request {
     Request {
         id: RunId::random(),
+        kind: Kind::Download,
+        user: "perfd-test".to_owned(),
+        optimistic: false,
         socks,
         host: "server.example".into(),
         port: 8080,

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use perfd::clock::{Clock, SteeredClock, UnixMicros};
-use perfd::config::{Experiment, PublicAddress};
+use perfd::config::{Experiment, Isolation, PublicAddress, ServerChoice};
+use perfd::measurement::Kind;
 use perfd::payload::Secret;
 use perfd::payload::in_flight::InFlight;
 use perfd::probe::Prober;
@@ -62,7 +63,13 @@ impl Running {
         let seconds = Duration::from_secs;
         let mut experiment = Experiment {
             name: "x".to_owned(),
-            tor: "t".to_owned(),
+            tors: vec!["t".to_owned()],
+            kind: Kind::Download,
+            server: ServerChoice::Auto,
+            onion_tor: None,
+            optimistic: false,
+            requests: 1,
+            isolation: Isolation::Each,
             size: 1,
             every: seconds(10),
             offset: Duration::ZERO,

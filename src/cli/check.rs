@@ -70,7 +70,7 @@ pub fn run(args: CheckArgs) -> Result<(), Exit> {
             Ok(answer) => output::note(format_args!("through \"{}\": {answer}", tor.name)),
             Err(error) => {
                 silent += 1;
-                output::note(format_args!("through \"{}\" at {}: {error:#}", tor.name, tor.socks));
+                output::note(format_args!("through \"{}\": {error:#}", tor.name));
             }
         }
     }
@@ -126,7 +126,9 @@ async fn forward(listener: TcpListener, tor: &Tor, public: &PublicAddress) -> an
         let target = (public.host.as_str(), public.port);
         // A user name of its own, so that tor builds a fresh circuit for the question.
         let user = format!("check-{}", RunId::random());
-        let near_tor = TcpStream::connect(tor.socks).await.context("nothing listens there; is tor running?")?;
+        let near_tor = TcpStream::connect(tor.socks().context("perfd starts this tor itself")?)
+            .await
+            .context("nothing listens there; is tor running?")?;
         let mut far = Socks5Stream::connect_with_password_and_socket(near_tor, target, &user, "perfd").await?;
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
         Ok::<(), anyhow::Error>(())

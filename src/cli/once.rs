@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::config::units::parse_size;
 use crate::export::json::ResultJson;
 use crate::export::{table, torperf};
-use crate::measurement::{Measurement, Outcome, Request, ResultRow, RunId};
+use crate::measurement::{Kind, Measurement, Outcome, Place, Request, ResultRow, RunId, ServerKind};
 use crate::payload::Secret;
 use crate::probe::measure;
 use crate::version;
@@ -76,7 +76,9 @@ pub fn run(args: OnceArgs) -> Result<u8, Exit> {
         source = config.source;
         size = size.or_else(|| payload_size(&path));
     }
-    let request = Request { id, socks, host, port, path, size, timeout: args.timeout, payload_seed };
+    let (user, timeout) = (format!("perfd-{id}"), args.timeout);
+    let (kind, optimistic) = (Kind::Download, false);
+    let request = Request { id, kind, user, optimistic, socks, host, port, path, size, timeout, payload_seed };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
     let measurement = runtime.block_on(measure(&request));
 
@@ -102,7 +104,10 @@ fn row(source: String, socks: String, measurement: Measurement) -> ResultRow {
         planned: measurement.start,
         configuration: 0,
         version: version::VERSION.to_owned(),
+        server: ServerKind::Exit,
+        place: Place::ALONE,
         measurement,
+        circuit: None,
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::measurement::Kind;
 pub use error::{ConfigError, Problem};
 pub use sections::KEYS;
 
@@ -111,12 +112,90 @@ pub enum LogLevel {
 }
 
 /// A `[[tor]]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tor {
     /// What experiments call it, unique: `[A-Za-z0-9._-]+`, at most 64 long.
     pub name: String,
-    /// Its SOCKS 5 address.
-    pub socks: SocketAddr,
+    /// Whether it is there already, or perfd starts it.
+    pub run: TorRun,
+    /// DROPGUARDS is sent to it so often, on the grid of the Unix epoch, 1 min to 365 d; needs control of it.
+    pub drop_guards_every: Option<Duration>,
+    /// DROPTIMEOUTS likewise.
+    pub drop_timeouts_every: Option<Duration>,
+}
+
+/// Where a tor comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TorRun {
+    /// Somebody else runs it.
+    Address {
+        /// Its SOCKS 5 address.
+        socks: SocketAddr,
+        /// Its control port; without one perfd measures, and knows no circuits.
+        control: Option<Control>,
+    },
+    /// perfd runs it.
+    Started(StartedTor),
+}
+
+/// How a tor that somebody else runs is controlled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Where it listens.
+    pub address: ControlAddress,
+    /// A file that holds its password, in its first line; without one, what PROTOCOLINFO offers is used.
+    pub password_file: Option<PathBuf>,
+}
+
+/// The address of a control port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlAddress {
+    /// Of a ControlPort.
+    Tcp(SocketAddr),
+    /// Of a ControlSocket: `unix:PATH`.
+    Unix(PathBuf),
+}
+
+/// A tor that perfd starts, watches and ends. It chooses its ports itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartedTor {
+    /// The program.
+    pub binary: PathBuf,
+    /// Its data directory; made if it is missing (mode 0700), of no other tor.
+    pub data: PathBuf,
+    /// Lines for its torrc.
+    pub torrc: Vec<String>,
+    /// A file of further lines, read anew at each start and reload.
+    pub torrc_file: Option<PathBuf>,
+    /// The `DirAuthority` values of a private network, on loopback alone. Empty: the public network.
+    pub authorities: Vec<String>,
+    /// Whether it serves single-hop onion services (non-anonymous mode); it then has no SocksPort, and
+    /// nothing can be measured through it.
+    pub single_hop: bool,
+    /// It is started again if its bootstrap makes no progress for so long, 1 s to 1 d.
+    pub bootstrap_timeout: Duration,
+    /// Guards chosen by their bandwidth in the consensus.
+    pub guards: Option<GuardSet>,
+}
+
+/// Guards chosen by speed, as Torperf's experiments had them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardSet {
+    /// Which.
+    pub choice: GuardChoice,
+    /// How many, 1 to 100.
+    pub count: u32,
+}
+
+/// Which guards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardChoice {
+    /// Those of the least bandwidth.
+    Slowest,
+    /// Those of the most.
+    Fastest,
+    /// Any.
+    Random,
 }
 
 /// An `[[experiment]]` section.
@@ -124,18 +203,97 @@ pub struct Tor {
 pub struct Experiment {
     /// Its name, unique: `[A-Za-z0-9._-]+`, at most 64 long.
     pub name: String,
-    /// The tor to measure through.
-    pub tor: String,
+    /// The tors to measure through, at least one; with several, each slot measures through all of them, in
+    /// an order drawn anew.
+    pub tors: Vec<String>,
+    /// What its runs do.
+    pub kind: Kind,
+    /// How the server is reached.
+    pub server: ServerChoice,
+    /// Which tor publishes the onion service; absent: the tor that is measured through.
+    pub onion_tor: Option<String>,
+    /// Whether the HTTP request is sent before the SOCKS reply.
+    pub optimistic: bool,
+    /// How many runs a slot has through each tor, one after the other, 1 to 100.
+    pub requests: u32,
+    /// Which of these share their SOCKS user name, and so their circuits.
+    pub isolation: Isolation,
     /// Bytes of payload, 1 to 2^31 - 1 (Torperf's FILESIZE is an int32).
     pub size: u64,
     /// The time between two slots, 1 s to 365 d.
     pub every: Duration,
     /// How long after the epoch's grid the slots lie, less than `every`.
     pub offset: Duration,
-    /// How long a run may take, 1 ms or more; with `jitter`, at most `every`.
+    /// How long a run may take, 1 ms or more; all runs of a slot, with `jitter`, at most `every`.
     pub timeout: Duration,
-    /// A run starts up to so long after its slot, by a number drawn from experiment and slot.
+    /// A slot's first run starts up to so long after it, by a number drawn from experiment and slot.
     pub jitter: Duration,
+}
+
+/// How an experiment's server is to be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerChoice {
+    /// At the public address if there is one, else as an onion service.
+    Auto,
+    /// At the public address.
+    Exit,
+    /// As an onion service that perfd publishes.
+    Onion,
+}
+
+/// Which runs of a slot share their SOCKS user name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// None: each run gets a circuit of its own.
+    Each,
+    /// All that go through one tor.
+    Shared,
+}
+
+impl ServerChoice {
+    /// Every choice and the file's word for it.
+    pub const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("exit", Self::Exit), ("onion", Self::Onion)];
+
+    /// The file's word for it.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize].0
+    }
+}
+
+impl Isolation {
+    /// Every choice and the file's word for it.
+    pub const WORDS: [(&'static str, Self); 2] = [("each", Self::Each), ("shared", Self::Shared)];
+
+    /// The file's word for it.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize].0
+    }
+}
+
+impl GuardChoice {
+    /// Every choice and the file's word for it.
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("slowest", Self::Slowest), ("fastest", Self::Fastest), ("random", Self::Random)];
+
+    /// The file's word for it.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize].0
+    }
+}
+
+impl Tor {
+    /// Its SOCKS 5 address, where that is known from the file.
+    pub fn socks(&self) -> Option<SocketAddr> {
+        match &self.run {
+            TorRun::Address { socks, .. } => Some(*socks),
+            TorRun::Started(_) => None,
+        }
+    }
+
+    /// Whether perfd can control it.
+    pub fn has_control(&self) -> bool {
+        !matches!(&self.run, TorRun::Address { control: None, .. })
+    }
 }
 
 impl LogFormat {

@@ -31,12 +31,12 @@ impl Config {
                 "offset_ms": millis(experiment.offset),
                 "size_bytes": experiment.size,
                 "timeout_ms": millis(experiment.timeout),
-                "tor": experiment.tor,
+                "tor": experiment.tors.first(),
             },
             "public": self.public.as_ref().map(|public| json!({ "host": public.host, "port": public.port })),
             "source": self.source,
-            "tor": self.tors.iter().find(|tor| tor.name == experiment.tor).map(|tor| {
-                json!({ "name": tor.name, "socks": tor.socks.to_string() })
+            "tor": self.tors.iter().find(|tor| experiment.tors.contains(&tor.name)).map(|tor| {
+                json!({ "name": tor.name, "socks": tor.socks().map(|socks| socks.to_string()) })
             }),
         })
     }
@@ -70,10 +70,20 @@ impl fmt::Display for Config {
         writeln!(f, "keep_days = {}", self.log.keep_days)?;
 
         for tor in &self.tors {
-            writeln!(f, "\n[[tor]]\nname = {}\nsocks = {}", string(&tor.name), string(&tor.socks.to_string()))?;
+            writeln!(
+                f,
+                "\n[[tor]]\nname = {}\nsocks = {}",
+                string(&tor.name),
+                string(&tor.socks().map(|socks| socks.to_string()).unwrap_or_default())
+            )?;
         }
         for experiment in &self.experiments {
-            writeln!(f, "\n[[experiment]]\nname = {}\ntor = {}", string(&experiment.name), string(&experiment.tor))?;
+            writeln!(
+                f,
+                "\n[[experiment]]\nname = {}\ntor = {}",
+                string(&experiment.name),
+                string(experiment.tors.first().map_or("", |tor| tor))
+            )?;
             writeln!(f, "size = {}", size(experiment.size))?;
             writeln!(f, "every = {}", duration(experiment.every))?;
             writeln!(f, "offset = {}", duration(experiment.offset))?;

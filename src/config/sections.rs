@@ -9,7 +9,10 @@ use super::host::fault_of_host;
 use super::quote::quoted;
 use super::units::{LONGEST, format_duration, format_size};
 use super::walk::{Entry, Section};
-use super::{Config, Experiment, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, Tor};
+use super::{
+    Config, Experiment, Isolation, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, ServerChoice, Tor, TorRun,
+};
+use crate::measurement::Kind;
 
 /// The whole file; whatever is wrong is in the section's report, and nothing may be made of the result then.
 ///
@@ -247,7 +250,8 @@ fn tor(section: &Section) -> Option<Tor> {
         }
         address => Some::<SocketAddr>(address),
     });
-    Some(Tor { name: name?, socks: socks? })
+    let run = TorRun::Address { socks: socks?, control: None };
+    Some(Tor { name: name?, run, drop_guards_every: None, drop_timeouts_every: None })
 }
 
 fn experiment(section: &Section, tors: &[&str], max_payload: Option<u64>) -> Option<Experiment> {
@@ -302,7 +306,13 @@ fn experiment(section: &Section, tors: &[&str], max_payload: Option<u64>) -> Opt
     }
     Some(Experiment {
         name: name?,
-        tor: tor?,
+        tors: vec![tor?],
+        kind: Kind::Download,
+        server: ServerChoice::Auto,
+        onion_tor: None,
+        optimistic: false,
+        requests: 1,
+        isolation: Isolation::Each,
         size: size?,
         every: every?.0,
         offset: offset?,

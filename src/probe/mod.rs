@@ -25,7 +25,7 @@ use tokio_socks::tcp::Socks5Stream;
 pub use prober::Prober;
 
 use crate::clock::UnixMicros;
-use crate::measurement::{Cause, Failure, Measurement, Outcome, Request, Steps, socks_reply_meaning};
+use crate::measurement::{Cause, Curve, Failure, Measurement, Outcome, Request, Steps, socks_reply_meaning};
 use crate::payload::{RUN_HEADER, Verifier};
 use stream::{SharedTape, Tape, TimedStream, micros_between};
 
@@ -121,8 +121,8 @@ impl Run<'_> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let target = (self.request.host.as_str(), self.request.port);
-        let user = format!("perfd-{}", self.request.id);
-        match Socks5Stream::connect_with_password_and_socket(&mut stream, target, &user, "perfd").await {
+        let user = self.request.user.as_str();
+        match Socks5Stream::connect_with_password_and_socket(&mut stream, target, user, "perfd").await {
             Ok(_) => Ok(stream),
             // The reply grants the request and is whole; that the proxy's name for its own end is no
             // UTF-8 concerns nobody.
@@ -340,6 +340,9 @@ impl Run<'_> {
         let outcome_is_complete = outcome == Outcome::Complete;
         Measurement {
             id: self.request.id.clone(),
+            kind: self.request.kind,
+            user: self.request.user.clone(),
+            optimistic: self.request.optimistic,
             start,
             ended,
             size: self.request.size.or(tape.response.size()).unwrap_or_else(|| tape.response.payload()),
@@ -356,6 +359,8 @@ impl Run<'_> {
                 _ => handshake.authenticated.then_some(true),
             },
             verified: self.verified && outcome_is_complete,
+            curve: Curve::new(),
+            server: None,
         }
     }
 }

@@ -17,7 +17,7 @@ pub use board::{Board, Doing};
 
 use crate::clock::{Clock, UnixMicros};
 use crate::config::{Experiment, PublicAddress};
-use crate::measurement::{Measurement, Outcome, Request, RunId};
+use crate::measurement::{Kind, Measurement, Outcome, Place, Request, RunId, ServerKind};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
@@ -221,6 +221,9 @@ impl Experimenter {
     fn request(&self, public: &PublicAddress) -> Request {
         let id = RunId::random();
         Request {
+            kind: Kind::Download,
+            user: format!("perfd-{id}"),
+            optimistic: false,
             socks: self.socks,
             host: public.host.clone(),
             port: public.port,
@@ -236,11 +239,14 @@ impl Experimenter {
         NewResult {
             source: self.source.clone(),
             experiment: self.experiment.name.clone(),
-            tor: self.experiment.tor.clone(),
+            tor: self.experiment.tors[0].clone(),
             planned,
             configuration: self.configuration.clone(),
             version: version::VERSION.to_owned(),
+            server: ServerKind::Exit,
+            place: Place::ALONE,
             measurement,
+            circuit: None,
         }
     }
 

@@ -27,15 +27,16 @@ pub use error::{OpenError, StoreError, StoreHealth};
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
 
+use crate::circuit::{CircuitData, Evidence};
 use crate::clock::UnixMicros;
-use crate::measurement::Measurement;
+use crate::measurement::{Measurement, Place, ServerKind};
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 use connection::FileId;
 use operation::{Done, Finish, Operation};
 use writer::{Closing, Job, Message, Writer};
 
 /// A result to be stored: a [`ResultRow`](crate::measurement::ResultRow) that has no revision yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewResult {
     /// The name of the instance that measured (Torperf's SOURCE).
     pub source: String,
@@ -49,8 +50,14 @@ pub struct NewResult {
     pub configuration: String,
     /// The version of perfd that measured.
     pub version: String,
+    /// How the server was reached.
+    pub server: ServerKind,
+    /// Which of the runs of its slot it is.
+    pub place: Place,
     /// The run.
     pub measurement: Measurement,
+    /// What tor told of it so far, and the lines that say so.
+    pub circuit: Option<(CircuitData, Evidence)>,
 }
 
 /// A disk that has not answered for so long hangs, and is not waited for any more at the end.

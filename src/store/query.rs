@@ -40,7 +40,7 @@ pub enum Order {
 }
 
 /// Some results, and where to go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Page {
     /// In the order asked for; may be fewer than asked for, even none, before the end is reached.
     pub rows: Vec<ResultRow>,

@@ -8,7 +8,9 @@ use rusqlite::{Error, Row};
 
 use super::NewResult;
 use crate::clock::UnixMicros;
-use crate::measurement::{Cause, Failure, Measurement, Outcome, Phase, ResultRow, RunId, Steps};
+use crate::measurement::{
+    Cause, Curve, Failure, Kind, Measurement, Outcome, Phase, Place, ResultRow, RunId, ServerKind, Steps,
+};
 use crate::slot::{SlotReason, SlotRow, SlotState};
 
 /// The columns of `result`, in the order in which rows are written and read.
@@ -114,6 +116,11 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
     let (isolated, verified) = (columns.next()?, columns.next()?);
     let outcome = columns.outcome()?;
     let measurement = Measurement {
+        kind: Kind::Download,
+        user: format!("perfd-{id}"),
+        optimistic: false,
+        curve: Curve::new(),
+        server: None,
         id,
         start,
         ended,
@@ -129,7 +136,19 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
         isolated,
         verified,
     };
-    Ok(ResultRow { revision, source, experiment, tor, planned, configuration, version, measurement })
+    Ok(ResultRow {
+        revision,
+        source,
+        experiment,
+        tor,
+        planned,
+        configuration,
+        version,
+        server: ServerKind::Exit,
+        place: Place::ALONE,
+        measurement,
+        circuit: None,
+    })
 }
 
 /// A slot's values in the order of [`SLOT_COLUMNS`].

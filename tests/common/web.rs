@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use perfd::clock::UnixMicros;
 use perfd::config::Config;
-use perfd::measurement::{Cause, Failure, Measurement, Outcome, Phase, RunId, Steps};
+use perfd::measurement::{Cause, Curve, Failure, Kind, Measurement, Outcome, Phase, Place, RunId, ServerKind, Steps};
 use perfd::payload::Secret;
 use perfd::payload::in_flight::InFlight;
 use perfd::scheduler::Board;
@@ -237,6 +237,9 @@ pub fn new_result(id: u128, second: i64) -> NewResult {
     };
     let measurement = Measurement {
         id: RunId::from_bits(id),
+        kind: Kind::Download,
+        user: "perfd-test".to_owned(),
+        optimistic: false,
         start,
         ended: 1_500_200,
         size: 51_200,
@@ -250,6 +253,8 @@ pub fn new_result(id: u128, second: i64) -> NewResult {
         remote_port: 8080,
         isolated: Some(true),
         verified: true,
+        curve: Curve::new(),
+        server: None,
     };
     NewResult {
         source: "test".to_owned(),
@@ -258,7 +263,10 @@ pub fn new_result(id: u128, second: i64) -> NewResult {
         planned: start,
         configuration: "{\"source\":\"test\"}".to_owned(),
         version: "0.1.0".to_owned(),
+        server: ServerKind::Exit,
+        place: Place::ALONE,
         measurement,
+        circuit: None,
     }
 }
 

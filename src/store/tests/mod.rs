@@ -102,7 +102,10 @@ fn new_result(id: u128) -> NewResult {
         planned: row.planned,
         configuration: "the configuration".to_owned(),
         version: row.version,
+        server: row.server,
+        place: row.place,
         measurement: Measurement { id: RunId::from_bits(id), ..row.measurement },
+        circuit: None,
     }
 }
 

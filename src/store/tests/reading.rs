@@ -32,7 +32,10 @@ fn new_of(row: &ResultRow, configuration: &str) -> NewResult {
         planned: row.planned,
         configuration: configuration.to_owned(),
         version: row.version.clone(),
+        server: row.server,
+        place: row.place,
         measurement: row.measurement.clone(),
+        circuit: None,
     }
 }
 
