@@ -6,6 +6,16 @@
 //! Names that end in `_us` are microseconds after the run's START by the monotonic clock, negative before it:
 //! a circuit is often built before its run.
 
+pub mod book;
+mod derive;
+pub mod event;
+pub mod evidence;
+
+#[cfg(test)]
+mod tests;
+
+pub use derive::{derive, derive_loose};
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMicros;

@@ -1,0 +1,559 @@
+//! What one control connection has told, kept for as long as a run may ask for it (no I/O).
+//!
+//! Lines are kept by circuit and by stream; those of bandwidth, of which thousands come in a second, are
+//! summed and sampled. The memory is bounded whatever comes: what has ended is dropped after a while, and
+//! the oldest goes first where there is too much.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::event::{self, CircuitBandwidth, CircuitLine, Event, StreamLine};
+use super::{CongestionSample, Relay};
+use crate::clock::UnixMicros;
+
+/// Circuits and streams that have ended are kept so long, for runs that end after them.
+pub const KEPT: Duration = Duration::from_secs(120);
+
+/// No more circuits, and no more streams, are kept than this.
+const MOST: usize = 4096;
+
+/// No more legs of one Conflux set are told apart than this; tor makes two.
+const MOST_LEGS: usize = 8;
+
+/// No more lines of one circuit or stream are kept than this; the last ones are left out.
+const MOST_LINES: usize = 64;
+
+/// Nor more bytes of such lines in all.
+const MOST_BYTES: usize = 16 << 20;
+
+/// No line is kept longer than this, in bytes; the rest is cut off.
+const LONGEST_LINE: usize = 4096;
+
+/// Guards', descriptors' and timeouts' lines kept.
+const MOST_OTHERS: usize = 256;
+
+/// The most samples of one circuit's congestion.
+pub const MOST_SAMPLES: usize = 24;
+
+/// The most loose circuits that wait to be taken.
+const MOST_LOOSE: usize = 1024;
+
+/// A line and when it came.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it came.
+    pub at: Instant,
+    /// Without status code and line end.
+    pub text: Box<str>,
+    /// Whether it tells what was found, not what happened: a line of `GETINFO circuit-status`.
+    pub found: bool,
+}
+
+/// What one control connection has told.
+#[derive(Debug)]
+pub struct Book {
+    /// The number of the connection.
+    pub connection: u64,
+    /// From when on everything was told.
+    pub since: Instant,
+    /// The same by the wall clock.
+    since_wall: UnixMicros,
+    /// When the connection was lost, if it was.
+    pub lost: Option<Instant>,
+    /// tor's version.
+    pub version: Option<String>,
+    circuits: HashMap<u64, CircuitRecord>,
+    streams: HashMap<u64, StreamRecord>,
+    /// The circuits of each Conflux set.
+    sets: HashMap<Box<str>, Vec<u64>>,
+    timeouts: VecDeque<Line>,
+    guards: VecDeque<Line>,
+    descriptors: VecDeque<(Box<str>, Line)>,
+    loose: VecDeque<CircuitRecord>,
+    /// Loose circuits that were forgotten, as nobody took them in time.
+    forgotten: u64,
+    lines: u64,
+    /// Bytes of all lines of circuits and streams.
+    bytes: usize,
+    swept: Instant,
+}
+
+/// A circuit.
+#[derive(Clone, Debug)]
+pub struct CircuitRecord {
+    /// tor's id.
+    pub id: u64,
+    /// CIRC and CIRC_MINOR.
+    pub lines: Vec<Line>,
+    /// The wall clock when it was launched (tor's TIME_CREATED), or else when it was first heard of.
+    pub launched: UnixMicros,
+    /// Its Conflux set.
+    pub set: Option<Box<str>>,
+    /// The SOCKS user name that it is isolated for.
+    pub user: Option<Box<str>>,
+    /// tor's REND_QUERY: the onion service that it is for.
+    pub onion: Option<Box<str>>,
+    /// tor's PURPOSE, as it was last.
+    pub purpose: Box<str>,
+    /// tor's word for its last state: `LAUNCHED`, `EXTENDED`, `BUILT` …
+    pub status: Box<str>,
+    /// tor's HS_STATE, as it was last.
+    pub hs_state: Option<Box<str>>,
+    /// Its hops as tor wrote them last.
+    pub path: Box<str>,
+    /// Its bytes and congestion.
+    pub traffic: Traffic,
+    /// Which streams were attached to it, and when: the last few.
+    pub attached: VecDeque<(Instant, u64)>,
+    /// When it ended.
+    pub ended: Option<Instant>,
+}
+
+/// What a circuit has carried.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    /// How many CIRC_BW lines came.
+    pub lines: u64,
+    /// Bytes to us.
+    pub read: u64,
+    /// Bytes from us.
+    pub written: u64,
+    /// Congestion over time, thinned.
+    pub samples: Vec<(Instant, CongestionSample)>,
+    /// The least time between two samples; it doubles each time they are thinned.
+    spacing: Duration,
+}
+
+/// A stream.
+#[derive(Clone, Debug)]
+pub struct StreamRecord {
+    /// tor's id.
+    pub id: u64,
+    /// STREAM.
+    pub lines: Vec<Line>,
+    /// The SOCKS user name.
+    pub user: Option<Box<str>>,
+    /// The client's port (SOURCE_ADDR), where tor told it.
+    pub source_port: Option<u16>,
+    /// When it was first heard of.
+    pub begun: Instant,
+    /// When it ended.
+    pub ended: Option<Instant>,
+    /// The circuits that it was attached to, in order.
+    pub circuits: Vec<u64>,
+    /// What the circuits concerned had carried before it: circuit, bytes to us, bytes from us.
+    pub before: Vec<(u64, u64, u64)>,
+}
+
+/// An open circuit, for people.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct OpenCircuit {
+    /// tor's id.
+    pub id: u64,
+    /// tor's word: `LAUNCHED`, `EXTENDED`, `BUILT` …
+    pub status: String,
+    /// tor's PURPOSE.
+    pub purpose: String,
+    /// Its hops.
+    pub path: Vec<Relay>,
+    /// tor's CONFLUX_ID.
+    pub conflux: Option<String>,
+}
+
+impl Book {
+    /// The book of the connection of this number, which tells everything from now on.
+    pub fn new(connection: u64, now: Instant, wall: UnixMicros) -> Self {
+        Book {
+            connection,
+            since: now,
+            since_wall: wall,
+            lost: None,
+            version: None,
+            circuits: HashMap::new(),
+            streams: HashMap::new(),
+            sets: HashMap::new(),
+            timeouts: VecDeque::new(),
+            guards: VecDeque::new(),
+            descriptors: VecDeque::new(),
+            loose: VecDeque::new(),
+            forgotten: 0,
+            lines: 0,
+            bytes: 0,
+            swept: now,
+        }
+    }
+
+    /// Notes an event line, without its status code.
+    pub fn note(&mut self, at: Instant, line: &str) {
+        self.lines += 1;
+        match event::parse(line) {
+            Event::CircuitBandwidth(bandwidth) => self.bandwidth(at, &bandwidth),
+            Event::Circuit(circuit) => self.circuit(at, line, &circuit, false),
+            Event::Stream(stream) => self.stream(at, line, &stream),
+            Event::BuildTimeout(_) => push(&mut self.timeouts, self::line(at, line)),
+            Event::Guard(_) => push(&mut self.guards, self::line(at, line)),
+            Event::Descriptor(descriptor) => {
+                push(&mut self.descriptors, (descriptor.address.into(), self::line(at, line)));
+            }
+            Event::StatusClient(_) | Event::Other(_) => {}
+        }
+        if at.saturating_duration_since(self.swept) > KEPT / 8 {
+            self.sweep(at);
+        }
+    }
+
+    /// Notes a line of `GETINFO circuit-status`: a circuit that was there before the connection was.
+    pub fn found(&mut self, at: Instant, line: &str) {
+        let Some(circuit) = event::circuit(line, false) else { return };
+        // What an event has told since then is newer.
+        if !self.circuits.contains_key(&circuit.id) {
+            self.circuit(at, &format!("CIRC {line}"), &circuit, true);
+        }
+    }
+
+    /// How many lines were noted.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// The circuits that are open, by their ids.
+    pub fn open_circuits(&self) -> Vec<OpenCircuit> {
+        let open = self.circuits.values().filter(|circuit| circuit.ended.is_none());
+        let shown = open.map(|circuit| OpenCircuit {
+            id: circuit.id,
+            status: circuit.status.to_string(),
+            purpose: circuit.purpose.to_string(),
+            path: event::path(&circuit.path),
+            conflux: circuit.set.as_deref().map(str::to_owned),
+        });
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by_key(|circuit| circuit.id);
+        shown
+    }
+
+    /// The last line about the circuit build timeout.
+    pub fn build_timeout(&self) -> Option<&Line> {
+        self.timeouts.back()
+    }
+
+    /// The stream of a SOCKS user name and source port that began within this time; of several, the last.
+    ///
+    /// tor tells the port with the stream's first line alone. Where it did not, name and time must do.
+    pub fn stream_of(
+        &self,
+        user: Option<&str>,
+        local: Option<SocketAddr>,
+        from: Instant,
+        until: Instant,
+    ) -> Option<&StreamRecord> {
+        let port = local.map(|local| local.port());
+        let fits = |stream: &&StreamRecord| {
+            let same_user = user.is_none_or(|user| stream.user.as_deref() == Some(user));
+            let same_port = match (stream.source_port, port) {
+                (Some(source), Some(port)) => source == port,
+                // Without a user name, the port is all there is.
+                _ => user.is_some(),
+            };
+            same_user && same_port && stream.begun <= until && stream.ended.is_none_or(|ended| ended >= from)
+        };
+        self.streams.values().filter(fits).max_by_key(|stream| stream.begun)
+    }
+
+    /// A circuit that is kept.
+    pub fn circuit_of(&self, id: u64) -> Option<&CircuitRecord> {
+        self.circuits.get(&id)
+    }
+
+    /// The circuits that are kept, in no order.
+    pub fn circuits(&self) -> impl Iterator<Item = &CircuitRecord> {
+        self.circuits.values()
+    }
+
+    /// The circuits of a Conflux set.
+    pub fn set(&self, id: &str) -> &[u64] {
+        self.sets.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Lines about the circuit build timeout, in order.
+    pub fn timeouts(&self) -> impl DoubleEndedIterator<Item = &Line> {
+        self.timeouts.iter()
+    }
+
+    /// Lines about guards, in order.
+    pub fn guards(&self) -> impl Iterator<Item = &Line> {
+        self.guards.iter()
+    }
+
+    /// Lines about the descriptor of an onion service (its address without `.onion`), in order.
+    pub fn descriptors<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Line> {
+        self.descriptors.iter().filter(move |(of, _)| &**of == address).map(|(_, line)| line)
+    }
+
+    /// The circuits that have ended since this was asked last, and failed or were used by nobody; and how
+    /// many more were forgotten.
+    pub fn take_loose(&mut self) -> (Vec<CircuitRecord>, u64) {
+        (self.loose.drain(..).collect(), std::mem::take(&mut self.forgotten))
+    }
+
+    /// How many circuits, streams and lines of them are kept.
+    pub fn size(&self) -> (usize, usize, usize) {
+        let of_circuits: usize = self.circuits.values().map(|circuit| circuit.lines.len()).sum();
+        let of_streams: usize = self.streams.values().map(|stream| stream.lines.len()).sum();
+        (self.circuits.len(), self.streams.len(), of_circuits + of_streams)
+    }
+
+    fn bandwidth(&mut self, at: Instant, line: &CircuitBandwidth) {
+        if let Some(circuit) = self.circuits.get_mut(&line.id) {
+            circuit.traffic.add(at, line);
+        }
+    }
+
+    fn circuit(&mut self, at: Instant, text: &str, line: &CircuitLine<'_>, found: bool) {
+        let known = self.circuits.get(&line.id);
+        // An id is given again only after very many circuits, or by a tor that breaks its own rules.
+        if line.status == "LAUNCHED" && known.is_some_and(|circuit| circuit.ended.is_some()) {
+            self.forget_circuit(line.id);
+        }
+        if (self.circuits.len() >= MOST || self.bytes > MOST_BYTES) && !self.circuits.contains_key(&line.id) {
+            self.make_room_for_circuits();
+        }
+        let told = || line.words.get("TIME_CREATED").and_then(|created| event::time(&created));
+        let now = self.since_wall.plus(at.saturating_duration_since(self.since));
+        let new = || CircuitRecord::new(line.id, told().unwrap_or(now));
+        let circuit = self.circuits.entry(line.id).or_insert_with(new);
+        self.bytes += keep(&mut circuit.lines, Line { found, ..self::line(at, text) });
+        if let Some(set) = line.words.get("CONFLUX_ID")
+            && circuit.set.as_deref() != Some(&*set)
+        {
+            let members = self.sets.entry(set.as_ref().into()).or_default();
+            if members.len() < MOST_LEGS && !members.contains(&line.id) {
+                members.push(line.id);
+            }
+            circuit.set = Some(set.as_ref().into());
+        }
+        let update = |field: &mut Option<Box<str>>, key: &str| {
+            if let Some(value) = line.words.get(key) {
+                *field = Some(shortened(&value).into());
+            }
+        };
+        update(&mut circuit.user, "SOCKS_USERNAME");
+        update(&mut circuit.onion, "REND_QUERY");
+        circuit.hs_state = line.words.get("HS_STATE").map(|state| shortened(&state).into());
+        if let Some(purpose) = line.words.get("PURPOSE") {
+            circuit.purpose = shortened(&purpose).into();
+        }
+        if !line.path.is_empty() {
+            circuit.path = shortened(line.path).into();
+        }
+        if !line.minor {
+            circuit.status = shortened(line.status).into();
+        }
+        if matches!(line.status, "FAILED" | "CLOSED") && circuit.ended.is_none() {
+            circuit.ended = Some(at);
+            if circuit.is_loose() {
+                let record = circuit.clone();
+                if self.loose.len() >= MOST_LOOSE {
+                    self.loose.pop_front();
+                    self.forgotten += 1;
+                }
+                self.loose.push_back(record);
+            }
+        }
+    }
+
+    fn stream(&mut self, at: Instant, text: &str, line: &StreamLine<'_>) {
+        let known = self.streams.get(&line.id);
+        // A new stream under the id of one that has ended is another one.
+        if line.status == "NEW" && known.is_some_and(|stream| stream.ended.is_some()) {
+            self.forget_stream(line.id);
+        }
+        if (self.streams.len() >= MOST || self.bytes > MOST_BYTES) && !self.streams.contains_key(&line.id) {
+            self.make_room_for_streams();
+        }
+        let stream = self.streams.entry(line.id).or_insert_with(|| StreamRecord::new(line.id, at));
+        self.bytes += keep(&mut stream.lines, self::line(at, text));
+        if stream.user.is_none() {
+            stream.user = line.words.get("SOCKS_USERNAME").map(|user| shortened(&user).into());
+        }
+        if let Some(address) = line.words.get("SOURCE_ADDR") {
+            stream.source_port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        }
+        if matches!(line.status, "CLOSED" | "FAILED") {
+            stream.ended.get_or_insert(at);
+        }
+        // By its user name, a stream that fails before it is attached has a circuit too; it carried nothing.
+        if line.circuit != 0 && stream.circuits.last() != Some(&line.circuit) && stream.circuits.len() < MOST_LINES {
+            stream.circuits.push(line.circuit);
+            let set = self.circuits.get(&line.circuit).and_then(|circuit| circuit.set.as_deref());
+            let alone = [line.circuit];
+            let concerned = set.and_then(|set| self.sets.get(set)).map_or(&alone[..], Vec::as_slice);
+            for id in concerned {
+                let Some(circuit) = self.circuits.get_mut(id) else { continue };
+                if !stream.before.iter().any(|(before, ..)| before == id) {
+                    stream.before.push((*id, circuit.traffic.read, circuit.traffic.written));
+                }
+                circuit.attached.push_back((at, line.id));
+                if circuit.attached.len() > MOST_SAMPLES {
+                    circuit.attached.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Forgets what ended long ago.
+    fn sweep(&mut self, now: Instant) {
+        self.swept = now;
+        let old = |ended: Option<Instant>| ended.is_some_and(|at| now.saturating_duration_since(at) >= KEPT);
+        let circuits = self.circuits.values().filter(|circuit| old(circuit.ended)).map(|circuit| circuit.id);
+        circuits.collect::<Vec<_>>().into_iter().for_each(|id| self.forget_circuit(id));
+        let streams = self.streams.values().filter(|stream| old(stream.ended)).map(|stream| stream.id);
+        streams.collect::<Vec<_>>().into_iter().for_each(|id| self.forget_stream(id));
+    }
+
+    /// Forgets an eighth of the circuits: those that ended first, then those of the lowest ids. Many at once,
+    /// as each time all have to be looked at.
+    fn make_room_for_circuits(&mut self) {
+        let mut ids: Vec<_> = self.circuits.values().map(|c| (c.ended.is_none(), c.ended, c.id)).collect();
+        ids.sort_unstable();
+        ids.iter().take(ids.len().div_ceil(8)).for_each(|(.., id)| self.forget_circuit(*id));
+    }
+
+    fn make_room_for_streams(&mut self) {
+        let mut ids: Vec<_> = self.streams.values().map(|s| (s.ended.is_none(), s.ended, s.id)).collect();
+        ids.sort_unstable();
+        ids.iter().take(ids.len().div_ceil(8)).for_each(|(.., id)| self.forget_stream(*id));
+    }
+
+    fn forget_circuit(&mut self, id: u64) {
+        let Some(circuit) = self.circuits.remove(&id) else { return };
+        self.bytes -= bytes(&circuit.lines);
+        if let Some(set) = circuit.set
+            && let Some(members) = self.sets.get_mut(&set)
+        {
+            members.retain(|member| *member != id);
+            if members.is_empty() {
+                self.sets.remove(&set);
+            }
+        }
+    }
+
+    fn forget_stream(&mut self, id: u64) {
+        if let Some(stream) = self.streams.remove(&id) {
+            self.bytes -= bytes(&stream.lines);
+        }
+    }
+}
+
+impl CircuitRecord {
+    fn new(id: u64, launched: UnixMicros) -> Self {
+        CircuitRecord {
+            id,
+            lines: Vec::new(),
+            launched,
+            set: None,
+            user: None,
+            onion: None,
+            purpose: "".into(),
+            status: "".into(),
+            hs_state: None,
+            path: "".into(),
+            traffic: Traffic::default(),
+            attached: VecDeque::new(),
+            ended: None,
+        }
+    }
+
+    /// Whether it failed, or has carried no stream of anybody.
+    ///
+    /// A circuit that carried somebody else's stream is nobody's business; one to an onion service is used
+    /// without a stream of its own, and belongs to the run or service whose name it has.
+    fn is_loose(&self) -> bool {
+        let serves = self.user.is_some() || self.hs_state.as_deref() == Some("HSSR_JOINED");
+        &*self.status == "FAILED" || (self.attached.is_empty() && !serves)
+    }
+}
+
+impl StreamRecord {
+    fn new(id: u64, at: Instant) -> Self {
+        StreamRecord {
+            id,
+            lines: Vec::new(),
+            user: None,
+            source_port: None,
+            begun: at,
+            ended: None,
+            circuits: Vec::new(),
+            before: Vec::new(),
+        }
+    }
+}
+
+impl Traffic {
+    fn add(&mut self, at: Instant, line: &CircuitBandwidth) {
+        self.lines += 1;
+        self.read = self.read.saturating_add(line.read);
+        self.written = self.written.saturating_add(line.written);
+        if line.cwnd.is_none() && line.rtt.is_none() {
+            return;
+        }
+        let sample = CongestionSample {
+            // Set when it is written as evidence: it is relative to a run.
+            at_us: 0,
+            cwnd_cells: line.cwnd,
+            rtt_us: line.rtt.map(|ms| ms.saturating_mul(1000)),
+            min_rtt_us: line.min_rtt.map(|ms| ms.saturating_mul(1000)),
+            slow_start: line.slow_start,
+        };
+        if let Some((last_at, last)) = self.samples.last_mut() {
+            // Only what changes tells anything.
+            let same = *last == sample;
+            if same || at.saturating_duration_since(*last_at) < self.spacing {
+                return;
+            }
+        }
+        if self.samples.len() >= MOST_SAMPLES {
+            let mut keep = false;
+            self.samples.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            let span = at.saturating_duration_since(self.samples[0].0);
+            self.spacing = (self.spacing * 2).max(span / MOST_SAMPLES as u32);
+        }
+        self.samples.push((at, sample));
+    }
+}
+
+fn line(at: Instant, text: &str) -> Line {
+    Line { at, text: cut(text, LONGEST_LINE).into(), found: false }
+}
+
+/// A word that is kept for each circuit; tor's own are short.
+fn shortened(word: &str) -> &str {
+    cut(word, 1024)
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}
+
+/// Keeps a line, if there is room; how many bytes it has.
+fn keep(lines: &mut Vec<Line>, line: Line) -> usize {
+    let size = if lines.len() < MOST_LINES { line.text.len() } else { 0 };
+    if size > 0 {
+        lines.push(line);
+    }
+    size
+}
+
+fn bytes(lines: &[Line]) -> usize {
+    lines.iter().map(|line| line.text.len()).sum()
+}
+
+fn push<T>(lines: &mut VecDeque<T>, line: T) {
+    if lines.len() >= MOST_OTHERS {
+        lines.pop_front();
+    }
+    lines.push_back(line);
+}

@@ -1,0 +1,359 @@
+//! A conversation recorded with tor 0.4.9.11 on a private network, replayed: what each of its runs must say.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::book::Book;
+use super::evidence::{RunKey, gather, loose, nothing};
+use super::*;
+
+const RECORDED: &str = include_str!("../../tests/recorded/control-port-tor-0.4.9.11.txt");
+
+/// When the recording begins, in µs since the Unix epoch.
+const BEGIN: i64 = 1_795_338_480_923_468;
+
+struct Replay {
+    book: Book,
+    begin: Instant,
+}
+
+/// Replays all lines up to this moment.
+fn replay_until(until: i64) -> Replay {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+    book.version = Some("0.4.9.11".to_owned());
+    let mut replay = Replay { book, begin };
+    for line in RECORDED.lines() {
+        let (at, line) = line.split_once(' ').unwrap();
+        let at = UnixMicros::parse(at).unwrap().0;
+        if at > until {
+            break;
+        }
+        if let Some(event) = line.strip_prefix("650 ") {
+            replay.book.note(replay.begin + Duration::from_micros((at - BEGIN) as u64), event);
+        }
+    }
+    replay
+}
+
+impl Replay {
+    fn run(&self, user: &str, port: u16, start: i64, ended: i64) -> RunKey {
+        RunKey {
+            user: Some(user.to_owned()),
+            local: Some(SocketAddr::from(([127, 0, 0, 1], port))),
+            start: self.begin + Duration::from_micros((start - BEGIN) as u64),
+            start_wall: UnixMicros(start),
+            ended: self.begin + Duration::from_micros((ended - BEGIN) as u64),
+            onion: None,
+            upload: false,
+        }
+    }
+}
+
+fn names(circuit: &Circuit) -> String {
+    let names: Vec<_> = circuit.path.iter().map(|hop| hop.relay.nickname.clone().unwrap()).collect();
+    names.join(">")
+}
+
+fn statuses(data: &CircuitData) -> String {
+    let events = data.stream.iter().map(|event| match (event.circuit_id, &event.remote_reason) {
+        (Some(id), Some(reason)) => format!("{} {id} {reason}", event.status),
+        (Some(id), None) => format!("{} {id}", event.status),
+        (None, _) => event.status.clone(),
+    });
+    events.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn a_refused_port_has_three_attachments_with_their_reasons() {
+    let replay = replay_until(1_795_338_483_560_000);
+    let run = replay.run("refused", 49_000, 1_795_338_483_501_000, 1_795_338_483_557_000);
+    let data = derive(&gather(&replay.book, None, &run));
+    assert_eq!((data.state, data.connection, data.stream_id), (CircuitState::Known, 1, Some(27)));
+    assert_eq!(data.tor_version.as_deref(), Some("0.4.9.11"));
+    assert_eq!(
+        statuses(&data),
+        "NEW, SENTCONNECT 9, DETACHED 9 MISC, SENTCONNECT 12, DETACHED 12 MISC, SENTCONNECT 13, FAILED 13 MISC, \
+         CLOSED 13 MISC"
+    );
+    assert_eq!(data.stream[0].at_us, 290);
+    let circuit = data.circuit.unwrap();
+    assert_eq!((circuit.id, names(&circuit).as_str()), (13, "relay3>relay5>relay4"));
+    assert_eq!(circuit.built_before_run, Some(false));
+    assert_eq!(circuit.purpose.as_deref(), Some("GENERAL"));
+    assert_eq!(circuit.build_flags, ["NEED_CAPACITY"]);
+    assert_eq!(data.guard.unwrap().fingerprint, "27C0018F4BDFC2AC371EA2505C2D7E1D315715B9");
+    assert_eq!((data.conflux, data.onion, data.congestion, data.build_timeout), (None, None, None, None));
+}
+
+#[test]
+fn hops_have_the_times_at_which_they_were_reached() {
+    let replay = replay_until(1_795_338_483_560_000);
+    let run = replay.run("refused", 49_000, 1_795_338_483_501_000, 1_795_338_483_557_000);
+    let circuit = derive(&gather(&replay.book, None, &run)).circuit.unwrap();
+    let at = |seconds: &str| UnixMicros::parse(seconds).unwrap().0 - run.start_wall.0;
+    let lines: Vec<&str> = RECORDED.lines().filter(|line| line.contains(" CIRC 13 ")).collect();
+    let times: Vec<i64> = lines.iter().map(|line| at(line.split_once(' ').unwrap().0)).collect();
+    assert_eq!(lines.len(), 5, "launched, three hops, built");
+    assert_eq!(circuit.launched_us, Some(times[0]));
+    assert_eq!(circuit.built_us, Some(times[4]));
+    let hops: Vec<_> = circuit.path.iter().map(|hop| hop.built_after_us.unwrap() as i64).collect();
+    assert_eq!(hops, [times[1] - times[0], times[2] - times[0], times[3] - times[0]]);
+}
+
+#[test]
+fn a_circuit_from_before_the_connection_has_no_build_times() {
+    // Circuit 3 was there when the recording began, and no line tells of it but those of its stream.
+    let mut replay = replay_until(1_795_338_482_980_000);
+    let run = replay.run("run0", 48_962, 1_795_338_482_952_000, 1_795_338_482_978_000);
+    let data = derive(&gather(&replay.book, None, &run));
+    assert_eq!(statuses(&data), "NEW, SENTCONNECT 3, REMAP 3, SUCCEEDED 3, CLOSED 3 DONE");
+    assert_eq!((data.state, data.circuit, data.guard), (CircuitState::Known, None, None));
+
+    // As `GETINFO circuit-status` would have told of it.
+    let found = "3 BUILT $27C0018F4BDFC2AC371EA2505C2D7E1D315715B9~relay3,$36E7E5FB07373290746F4A174360EAA23296183C \
+                 BUILD_FLAGS=NEED_CAPACITY PURPOSE=GENERAL TIME_CREATED=2026-11-22T09:08:00.000000";
+    replay.book.found(replay.begin, found);
+    let circuit = derive(&gather(&replay.book, None, &run)).circuit.unwrap();
+    let created = UnixMicros::parse("2026-11-22T09:08:00Z").unwrap().0;
+    assert_eq!(circuit.launched_us, Some(created - run.start_wall.0));
+    assert_eq!((circuit.built_us, circuit.built_before_run), (None, Some(true)));
+    assert_eq!(circuit.path.iter().filter_map(|hop| hop.built_after_us).count(), 0);
+    assert_eq!(circuit.path.len(), 2);
+}
+
+#[test]
+fn conflux_shows_both_legs_and_what_each_carried() {
+    let mut replay = replay_until(1_795_338_489_640_000);
+    // The recording was thinned, and has none of these lines.
+    for (id, read) in [(25, 1018), (26, 509), (25, 509)] {
+        let at = replay.begin + Duration::from_secs(8);
+        replay.book.note(at, &format!("CIRC_BW ID={id} READ={read} WRITTEN=509 SS=1 CWND=124 RTT=0 MIN_RTT=0"));
+    }
+    let run = replay.run("noname", 49_016, 1_795_338_483_605_000, 1_795_338_489_632_000);
+    let data = derive(&gather(&replay.book, None, &run));
+    assert_eq!(
+        statuses(&data),
+        "NEW, SENTCONNECT 19, DETACHED 19 RESOLVEFAILED, SENTCONNECT 15, DETACHED 15 RESOLVEFAILED, SENTCONNECT 25, \
+         FAILED 25 RESOLVEFAILED, CLOSED 25 RESOLVEFAILED"
+    );
+    let conflux = data.conflux.unwrap();
+    assert_eq!(conflux.id, "8A3BE1C0FB02761CEC9FDFC5EEF34166");
+    let legs: Vec<_> = conflux.legs.iter().map(|leg| (leg.id, names(leg))).collect();
+    assert_eq!(legs, [(25, "relay3>auth>relay2".to_owned()), (26, "relay0>relay3>relay2".to_owned())]);
+    assert!(conflux.legs.iter().all(|leg| leg.purpose.as_deref() == Some("CONFLUX_LINKED")), "{conflux:?}");
+    let carried: Vec<_> = conflux.legs.iter().map(|leg| (leg.bytes_read, leg.bytes_written)).collect();
+    assert_eq!(carried, [(Some(1527), Some(1018)), (Some(509), Some(509))]);
+}
+
+#[test]
+fn an_onion_service_is_reached_in_steps() {
+    const ONION: &str = "rh23xgzocusqxxssmtcssnyqpg4j6pdactt5x5skvllbt6sw65klryid";
+    let mut replay = replay_until(1_795_338_502_980_000);
+    let at = replay.begin + Duration::from_micros(1_795_338_502_540_000 - BEGIN as u64);
+    replay.book.note(at, "CIRC_BW ID=55 READ=509 WRITTEN=509000 SS=0 CWND=632 RTT=93 MIN_RTT=54");
+    let run = RunKey {
+        onion: Some(ONION.to_owned()),
+        ..replay.run("onion", 60_802, 1_795_338_502_060_000, 1_795_338_502_976_000)
+    };
+    // The recorded tor published the service too.
+    let evidence = gather(&replay.book, Some(&replay.book), &run);
+    let data = derive(&evidence);
+    assert_eq!(statuses(&data), "NEW, SENTCONNECT 54, SUCCEEDED 54, CLOSED 54 DONE");
+    let circuit = data.circuit.as_ref().unwrap();
+    assert_eq!(names(circuit), "relay3>relay1>auth");
+    assert_eq!(circuit.hs_state.as_deref(), Some("HSCR_JOINED"));
+    let onion = data.onion.as_ref().unwrap();
+    let micros = |seconds: &str| Some(UnixMicros::parse(seconds).unwrap().0 - run.start_wall.0);
+    assert_eq!(onion.descriptor_requested_us, micros("1795338502.061484"));
+    assert_eq!(onion.descriptor_received_us, micros("1795338502.138686"));
+    assert_eq!(onion.descriptor_requests, 1);
+    assert_eq!(onion.intro_built_us, micros("1795338502.201814"));
+    assert_eq!(onion.introduced_us, micros("1795338502.225214"));
+    assert_eq!(onion.intro_acknowledged_us, micros("1795338502.284780"));
+    assert_eq!(onion.rend_built_us, micros("1795338502.217317"));
+    assert_eq!(onion.rend_established_us, micros("1795338502.225128"));
+    assert_eq!(onion.joined_us, micros("1795338502.352420"));
+    assert_eq!(names(onion.intro.as_ref().unwrap()), "relay3>relay4>auth>relay1");
+    assert_eq!(onion.service.as_ref().unwrap().id, 55);
+    let congestion = data.congestion.as_ref().unwrap();
+    let sample = CongestionSample {
+        at_us: 480_000,
+        cwnd_cells: Some(632),
+        rtt_us: Some(93_000),
+        min_rtt_us: Some(54_000),
+        slow_start: Some(false),
+    };
+    assert_eq!(congestion, &Congestion { circuit_id: 55, of_service: true, samples: vec![sample] });
+
+    // Of a service that is not ours, there is no circuit of its, and nothing is guessed.
+    let data = derive(&gather(&replay.book, None, &run));
+    assert_eq!((data.onion.unwrap().service, data.congestion), (None, None));
+}
+
+#[test]
+fn a_descriptor_that_nobody_has_is_told_of() {
+    let replay = replay_until(1_795_338_503_450_000);
+    let onion = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad";
+    let run = RunKey {
+        onion: Some(onion.to_owned()),
+        ..replay.run("noonion", 60_814, 1_795_338_503_000_000, 1_795_338_503_447_000)
+    };
+    let data = derive(&gather(&replay.book, None, &run));
+    assert_eq!(statuses(&data), "NEW, FAILED, CLOSED");
+    assert_eq!(data.stream[1].reason.as_deref(), Some("RESOLVEFAILED"));
+    let steps = data.onion.unwrap();
+    assert!(steps.descriptor_requests > 1 && steps.descriptor_received_us.is_none(), "{steps:?}");
+    assert_eq!(data.circuit, None);
+}
+
+#[test]
+fn a_run_that_tor_was_not_seen_through_is_lost_or_unseen() {
+    let mut replay = replay_until(1_795_338_483_000_000);
+    let run = replay.run("run0", 48_962, 1_795_338_482_952_000, 1_795_338_482_978_000);
+    let state = |replay: &Replay, run: &RunKey| derive(&gather(&replay.book, None, run)).state;
+    assert_eq!(state(&replay, &run), CircuitState::Known);
+    assert_eq!(state(&replay, &RunKey { user: Some("x".to_owned()), ..run.clone() }), CircuitState::Unseen);
+    let other_port = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
+    assert_eq!(state(&replay, &RunKey { local: other_port, ..run.clone() }), CircuitState::Unseen);
+    assert_eq!(derive(&nothing(&run)).state, CircuitState::TorLost);
+
+    // Connected only after START.
+    replay.book.since = run.start + Duration::from_micros(1);
+    assert_eq!(state(&replay, &run), CircuitState::TorLost);
+    replay.book.since = replay.begin;
+
+    // Lost: what was whole by then is known.
+    replay.book.lost = Some(run.ended + Duration::from_secs(1));
+    assert_eq!(state(&replay, &run), CircuitState::Known);
+    let mut cut = replay_until(1_795_338_482_957_000);
+    cut.book.lost = Some(run.ended);
+    let data = derive(&gather(&cut.book, None, &run));
+    assert_eq!(
+        (data.state, statuses(&data).as_str()),
+        (CircuitState::TorLost, "NEW, SENTCONNECT 3, REMAP 3, SUCCEEDED 3")
+    );
+}
+
+#[test]
+fn without_a_user_name_the_port_alone_tells_the_stream() {
+    let replay = replay_until(1_795_338_483_000_000);
+    let run = RunKey { user: None, ..replay.run("", 48_962, 1_795_338_482_952_000, 1_795_338_482_978_000) };
+    assert_eq!(derive(&gather(&replay.book, None, &run)).stream_id, Some(24));
+    assert_eq!(derive(&gather(&replay.book, None, &RunKey { local: None, ..run })).stream_id, None);
+}
+
+#[test]
+fn guards_and_timeouts_of_the_run_are_told() {
+    let replay = replay_until(i64::MAX);
+    let run = replay.run("later", 1, 1_795_338_504_600_000, 1_795_338_505_000_000);
+    let data = derive(&gather(&replay.book, None, &run));
+    let expected = BuildTimeout { timeout_ms: 60_000, quantile: Some(1.0), learning: true };
+    assert_eq!(data.build_timeout, Some(expected));
+    let words: Vec<_> = data.guard_events.iter().map(|guard| guard.status.as_str()).collect();
+    assert_eq!(words, ["NEW", "NEW", "NEW", "NEW", "NEW", "NEW", "NEW", "UP", "UP"]);
+    // It came after this one began.
+    let run = replay.run("earlier", 1, 1_795_338_500_000_000, 1_795_338_505_000_000);
+    assert_eq!(derive(&gather(&replay.book, None, &run)).build_timeout, None);
+}
+
+#[test]
+fn circuits_that_failed_or_that_nobody_used_are_loose() {
+    let mut replay = replay_until(i64::MAX);
+    let (records, forgotten) = replay.book.take_loose();
+    assert_eq!(forgotten, 0);
+    let by_id = |id: u64| records.iter().find(|record| record.id == id);
+    let failed = by_id(52).expect("a circuit to a rendezvous point, that failed");
+    let circuit = derive_loose(&loose(failed, failed.lines[0].at)).unwrap();
+    let end = circuit.end.unwrap();
+    assert_eq!((end.failed, end.reason.as_deref()), (true, Some("DESTROYED")));
+    assert_eq!(circuit.launched_us, Some(0));
+    for used in [3, 13, 54, 53] {
+        assert!(by_id(used).is_none(), "circuit {used} was used");
+    }
+    assert_eq!(replay.book.take_loose().0.len(), 0, "they are taken once");
+}
+
+#[test]
+fn what_a_book_keeps_is_bounded_whatever_comes() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(0));
+    for id in 0..50_000u64 {
+        let at = begin + Duration::from_micros(id);
+        book.note(at, &format!("CIRC {id} LAUNCHED PURPOSE=GENERAL CONFLUX_ID={id}"));
+        book.note(at, &format!("CIRC {id} BUILT $27C0018F4BDFC2AC371EA2505C2D7E1D315715B9~{}", "x".repeat(2000)));
+        book.note(
+            at,
+            &format!("STREAM {id} NEW 0 a:80 SOURCE_ADDR=127.0.0.1:{} SOCKS_USERNAME=\"u{id}\"", id % 65_536),
+        );
+        book.note(at, &format!("CIRC_BW ID={id} READ=1 WRITTEN=1 CWND={id} RTT=1"));
+        book.note(at, &format!("HS_DESC REQUESTED {id} NO_AUTH x"));
+    }
+    let (circuits, streams, lines) = book.size();
+    assert!(circuits <= 4096 && streams <= 4096 && lines <= 3 * 4096, "{circuits} {streams} {lines}");
+    for _ in 0..100_000 {
+        book.note(begin, "CIRC_BW ID=49999 READ=1 WRITTEN=1 CWND=1 RTT=1");
+        book.note(begin, "CIRC_BW ID=49999 READ=1 WRITTEN=1 CWND=2 RTT=1");
+    }
+    let circuit = book.circuit_of(49_999).unwrap();
+    assert!(circuit.traffic.samples.len() <= super::book::MOST_SAMPLES);
+    assert_eq!(circuit.traffic.read, 200_001, "every line counts");
+    // All that has ended is forgotten in time.
+    let late = begin + 2 * super::book::KEPT;
+    (0..50_000u64).for_each(|id| book.note(late, &format!("CIRC {id} CLOSED REASON=FINISHED")));
+    (0..50_000u64).for_each(|id| book.note(late, &format!("STREAM {id} CLOSED 0 a:80")));
+    book.note(late + 2 * super::book::KEPT, "GUARD ENTRY x UP");
+    assert_eq!(book.size(), (0, 0, 0));
+}
+
+#[test]
+fn samples_are_thinned_and_span_the_whole_transfer() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(0));
+    book.note(begin, "CIRC 1 LAUNCHED");
+    for i in 0..10_000u64 {
+        let at = begin + Duration::from_millis(i);
+        book.note(at, &format!("CIRC_BW ID=1 READ=1 WRITTEN=509 SS=0 CWND={} RTT=25 MIN_RTT=12", 100 + i % 500));
+    }
+    let samples = &book.circuit_of(1).unwrap().traffic.samples;
+    assert!((super::book::MOST_SAMPLES / 3..=super::book::MOST_SAMPLES).contains(&samples.len()), "{}", samples.len());
+    assert_eq!(samples[0].0, begin);
+    assert!(samples.last().unwrap().0 > begin + Duration::from_millis(8000));
+    assert!(samples.is_sorted_by_key(|(at, _)| *at));
+}
+
+proptest! {
+    #[test]
+    fn no_conversation_is_too_strange(
+        lines in prop::collection::vec((0u64..2_000_000, prop_oneof![
+            2 => prop::sample::select(RECORDED.lines().filter_map(|l| l.split_once(" 650 ")).map(|(_, l)| l).collect::<Vec<_>>())
+                .prop_map(str::to_owned),
+            1 => "(CIRC|STREAM|CIRC_MINOR|CIRC_BW|HS_DESC|GUARD) [0-9]{1,2} [A-Z]{1,8} [0-9$~a-zA-Z=,\" ]{0,40}",
+        ]), 0..60),
+        user in prop::sample::select(vec!["run0", "onion", "noname", "x"]),
+        upload in any::<bool>(),
+    ) {
+        let begin = Instant::now();
+        let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+        for (at, line) in &lines {
+            book.note(begin + Duration::from_micros(*at), line);
+        }
+        let run = RunKey {
+            user: Some(user.to_owned()), local: None, start: begin + Duration::from_secs(1),
+            start_wall: UnixMicros(BEGIN), ended: begin + Duration::from_secs(2),
+            onion: Some("rh23xgzocusqxxssmtcssnyqpg4j6pdactt5x5skvllbt6sw65klryid".to_owned()), upload,
+        };
+        let evidence = gather(&book, Some(&book), &run);
+        let data = derive(&evidence);
+        let json = serde_json::to_string(&data).unwrap();
+        prop_assert_eq!(serde_json::from_str::<CircuitData>(&json).unwrap(), data);
+        book.take_loose().0.iter().for_each(|record| drop(derive_loose(&loose(record, begin))));
+    }
+
+    #[test]
+    fn no_evidence_is_too_strange(text in "(perfd evidence 1\n)?(connection [0-9]\n)?(start -?[0-9]{1,19}\n)?\n?(-?[0-9]{1,19} [~+=]{0,2}(CIRC|STREAM|bytes|used|sample) [0-9]{1,20} [a-zA-Z$=~, 0-9]{0,40}\n){0,5}.{0,20}") {
+        derive(&Evidence(text));
+    }
+}
