@@ -1,0 +1,3 @@
+//! What perfd has to do with each tor: it talks to its control port ([`control`]).
+
+pub mod control;
