@@ -6,6 +6,8 @@
 //! Names that end in `_us` are microseconds after the run's START by the monotonic clock, negative before it:
 //! a circuit is often built before its run.
 
+mod brief;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMicros;
