@@ -1,5 +1,7 @@
 //! Arbitrary and exemplary rows for the tests of several modules.
 
+pub mod circuit;
+
 use std::net::{SocketAddr, SocketAddrV6};
 
 use proptest::option;
@@ -8,7 +10,8 @@ use proptest::sample::select;
 
 use crate::clock::UnixMicros;
 use crate::measurement::{
-    Cause, Curve, Failure, Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, RunId, ServerKind, Steps,
+    CURVE_POINTS, Cause, Curve, Failure, Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, RunId,
+    ServerKind, ServerSide, Steps,
 };
 
 /// A complete run of 50 KiB that began at 2026-11-22T10:00:00Z.
@@ -65,37 +68,46 @@ pub fn example_row() -> ResultRow {
 }
 
 /// Any row that can be stored, its texts hostile now and then.
-pub fn result_row() -> impl Strategy<Value = ResultRow> {
+pub fn result_row() -> BoxedStrategy<ResultRow> {
     let ids = (1..=i64::MAX, moment(), 1i64..1000);
-    (ids, name(), name(), name(), name(), measurement()).prop_map(
-        |((revision, planned, configuration), source, experiment, tor, version, measurement)| ResultRow {
-            revision,
-            source,
-            experiment,
-            tor,
-            planned,
-            configuration,
-            version,
-            server: ServerKind::Exit,
-            place: Place::ALONE,
-            measurement,
-            circuit: None,
-        },
-    )
+    let server = select(ServerKind::ALL.to_vec()).prop_map(|(server, _)| server);
+    let place = prop_oneof![Just(Place::ALONE), any::<(u32, u32)>().prop_map(|(index, of)| Place { index, of })];
+    let whereabouts = (server, place, option::of(circuit::circuit_data()));
+    (ids, name(), name(), name(), name(), measurement(), whereabouts)
+        .prop_map(|(ids, source, experiment, tor, version, measurement, whereabouts)| {
+            let (revision, planned, configuration) = ids;
+            let (server, place, circuit) = whereabouts;
+            ResultRow {
+                revision,
+                source,
+                experiment,
+                tor,
+                planned,
+                configuration,
+                version,
+                server,
+                place,
+                measurement,
+                circuit,
+            }
+        })
+        .boxed()
 }
 
 /// Any measurement that can be stored.
-pub fn measurement() -> impl Strategy<Value = Measurement> {
+pub fn measurement() -> BoxedStrategy<Measurement> {
     let run = (any::<u128>(), moment(), micros(), number(), number(), number());
     let peers = (option::of(address()), address(), host(), any::<u16>());
-    (run, steps(), outcome(), peers, any::<Option<bool>>(), any::<bool>()).prop_map(
-        |((id, start, ended, size, written, read), steps, outcome, peers, isolated, verified)| {
+    let flags = any::<(Option<bool>, bool)>();
+    (run, steps(), outcome(), peers, flags, way())
+        .prop_map(|((id, start, ended, size, written, read), steps, outcome, peers, (isolated, verified), way)| {
+            let (kind, user, optimistic, curve, server) = way;
             let (local, proxy, remote_host, remote_port) = peers;
             let id = RunId::from_bits(id);
             Measurement {
-                kind: Kind::Download,
-                user: format!("perfd-{id}"),
-                optimistic: false,
+                kind,
+                user,
+                optimistic,
                 id,
                 start,
                 ended,
@@ -110,34 +122,45 @@ pub fn measurement() -> impl Strategy<Value = Measurement> {
                 remote_port,
                 isolated,
                 verified,
-                curve: Curve::new(),
-                server: None,
+                curve,
+                server,
             }
-        },
-    )
+        })
+        .boxed()
 }
 
-fn steps() -> impl Strategy<Value = Steps> {
+/// What a run does, how it goes about it, and how its payload passed.
+fn way() -> impl Strategy<Value = (Kind, String, bool, Curve, Option<ServerSide>)> {
+    let kind = select(Kind::ALL.to_vec()).prop_map(|(kind, _)| kind);
+    let curve = prop::collection::vec((micros(), number()), 0..=CURVE_POINTS);
+    let server = (any::<i64>(), any::<[Option<i64>; 11]>());
+    let server = server.prop_map(|(request, deciles)| ServerSide { request, deciles });
+    (kind, name(), any::<bool>(), curve, option::of(server))
+}
+
+fn steps() -> BoxedStrategy<Steps> {
     let at = || option::of(micros());
     let firsts = (at(), at(), at(), at(), at(), at(), at(), at());
     let deciles = prop::array::uniform11(at());
     let partials = prop::collection::vec(at(), PARTIALS.len());
-    (firsts, deciles, partials).prop_map(|(firsts, deciles, partials)| {
-        let (socket, connect, negotiate, request, response, data_request, data_response, data_complete) = firsts;
-        let partials = std::array::from_fn(|i| partials[i]);
-        Steps {
-            socket,
-            connect,
-            negotiate,
-            request,
-            response,
-            data_request,
-            data_response,
-            data_complete,
-            deciles,
-            partials,
-        }
-    })
+    (firsts, deciles, partials)
+        .prop_map(|(firsts, deciles, partials)| {
+            let (socket, connect, negotiate, request, response, data_request, data_response, data_complete) = firsts;
+            let partials = std::array::from_fn(|i| partials[i]);
+            Steps {
+                socket,
+                connect,
+                negotiate,
+                request,
+                response,
+                data_request,
+                data_response,
+                data_complete,
+                deciles,
+                partials,
+            }
+        })
+        .boxed()
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {

@@ -7,6 +7,7 @@
 //! a circuit is often built before its run.
 
 pub mod book;
+mod brief;
 mod derive;
 pub mod event;
 pub mod evidence;

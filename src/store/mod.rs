@@ -7,12 +7,15 @@
 mod connection;
 mod error;
 mod operation;
+mod parts;
 mod query;
 mod reader;
 mod rows;
+mod runs;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tors;
 mod writer;
 
 use std::path::Path;
@@ -24,12 +27,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 pub use error::{OpenError, StoreError, StoreHealth};
+pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
+pub use runs::{PairRow, PairRows, SHORTEST_PREFIX, SlotMate, StoredEvidence, WholeResult};
 
-use crate::circuit::{CircuitData, Evidence};
+use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
-use crate::measurement::{Measurement, Place, ServerKind};
+use crate::measurement::{Measurement, Place, RunId, ServerKind};
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 use connection::FileId;
 use operation::{Done, Finish, Operation};
@@ -56,7 +61,7 @@ pub struct NewResult {
     pub place: Place,
     /// The run.
     pub measurement: Measurement,
-    /// What tor told of it so far, and the lines that say so.
+    /// What tor told of it so far, and the lines that say so (at most [`LONGEST_EVIDENCE`] are kept).
     pub circuit: Option<(CircuitData, Evidence)>,
 }
 
@@ -196,6 +201,37 @@ impl Store {
     /// Gives the number of slots.
     pub async fn abort_unfinished(&self, now: UnixMicros) -> Result<u64, StoreError> {
         self.write_and_count(Operation::AbortUnfinished { now }).await
+    }
+
+    /// Replaces what tor told of a stored run, and the lines that say so (at most [`LONGEST_EVIDENCE`] of them
+    /// are kept), and gives the run's row a new revision, so that those who follow get it again.
+    ///
+    /// Gives that revision; `None` if there is no such run, or exactly this is stored of it already.
+    pub async fn complete_run(
+        &self,
+        id: &RunId,
+        data: CircuitData,
+        evidence: Evidence,
+    ) -> Result<Option<i64>, StoreError> {
+        let (id, data) = (id.clone(), Box::new(data));
+        match self.write(Operation::CompleteRun { id, data, evidence }).await? {
+            Done::Revision(revision) => Ok(revision),
+            _ => Ok(None),
+        }
+    }
+
+    /// Stores circuits that failed or that no run used; what is stored of one (the same tor, connection, id
+    /// and launch) is replaced. Gives their number.
+    ///
+    /// [`StoreError::Refused`] if a number of one is larger than 2^63 - 1; then none is stored.
+    pub async fn record_circuits(&self, circuits: Vec<LooseCircuit>) -> Result<u64, StoreError> {
+        self.write_and_count(Operation::RecordCircuits(circuits)).await
+    }
+
+    /// Stores what happened to tors; an event that is stored already is not stored again. Gives the number
+    /// that was added. Refused like [`Store::record_circuits`].
+    pub async fn record_tor_events(&self, events: Vec<TorEvent>) -> Result<u64, StoreError> {
+        self.write_and_count(Operation::RecordTorEvents(events)).await
     }
 
     /// Whether the store can be written, and word of every change.

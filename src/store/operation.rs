@@ -2,10 +2,12 @@
 
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Row, params};
 
-use super::NewResult;
 use super::error::StoreError;
 use super::rows::{INSERT_RESULT, SLOT_COLUMNS, result_values, select_slots, slot_row, slot_values};
+use super::{NewResult, parts, tors};
+use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
+use crate::measurement::RunId;
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 
 /// A change, as a caller asked for it.
@@ -15,6 +17,9 @@ pub(super) enum Operation {
     FinishSlot(Finish),
     RecordSlots { row: SlotRow, grid: Grid },
     AbortUnfinished { now: UnixMicros },
+    CompleteRun { id: RunId, data: Box<CircuitData>, evidence: Evidence },
+    RecordCircuits(Vec<LooseCircuit>),
+    RecordTorEvents(Vec<TorEvent>),
 }
 
 /// How a running slot ended.
@@ -32,6 +37,7 @@ pub(super) struct Finish {
 pub(super) enum Done {
     Nothing,
     Revisions(Vec<i64>),
+    Revision(Option<i64>),
     Count(u64),
 }
 
@@ -55,6 +61,9 @@ pub(super) fn apply(conn: &Connection, operation: &Operation, again: bool) -> Re
         Operation::FinishSlot(finish) => finish_slot(conn, finish, again),
         Operation::RecordSlots { row, grid } => record_slots(conn, row, grid),
         Operation::AbortUnfinished { now } => abort_unfinished(conn, *now),
+        Operation::CompleteRun { id, data, evidence } => complete_run(conn, id, data, evidence, again),
+        Operation::RecordCircuits(circuits) => Ok(Done::Count(tors::put_circuits(conn, circuits)?)),
+        Operation::RecordTorEvents(events) => Ok(Done::Count(tors::put_events(conn, events)?)),
     }
 }
 
@@ -132,7 +141,33 @@ fn insert_result(conn: &Connection, new: &NewResult) -> Result<i64, Fault> {
     let revision = next_revision(conn)?;
     let values = result_values(revision, configuration, new)?;
     conn.prepare_cached(&INSERT_RESULT)?.execute(rusqlite::params_from_iter(values))?;
+    let run = &new.measurement;
+    parts::put_curve(conn, &run.id, &run.curve)?;
+    if let Some((data, evidence)) = &new.circuit {
+        parts::put_circuit(conn, &run.id, data, evidence)?;
+    }
     Ok(revision)
+}
+
+/// Replaces what tor told of a run, and moves its row to a new revision, so that those who follow get it again.
+fn complete_run(
+    conn: &Connection,
+    id: &RunId,
+    data: &CircuitData,
+    evidence: &Evidence,
+    again: bool,
+) -> Result<Done, Fault> {
+    let mut find = conn.prepare_cached("SELECT revision FROM result WHERE id = ?1")?;
+    let Some(stored) = find.query_row([id.as_str()], |row| row.get::<_, i64>(0)).optional()? else {
+        return Ok(Done::Revision(None));
+    };
+    if parts::has_circuit(conn, id, data, evidence)? {
+        return Ok(Done::Revision(again.then_some(stored)));
+    }
+    parts::put_circuit(conn, id, data, evidence)?;
+    let revision = next_revision(conn)?;
+    conn.prepare_cached("UPDATE result SET revision = ?2 WHERE id = ?1")?.execute(params![id.as_str(), revision])?;
+    Ok(Done::Revision(Some(revision)))
 }
 
 fn stored_revisions(conn: &Connection, results: &[NewResult]) -> Result<Vec<i64>, Fault> {

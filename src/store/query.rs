@@ -3,9 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use serde::Serialize;
 
+use super::parts;
 use super::rows::{result_row, select_results, select_slots, slot_row};
 use crate::clock::UnixMicros;
-use crate::measurement::{ResultRow, RunId};
+use crate::measurement::{Kind, ResultRow, ServerKind};
 use crate::slot::{SlotRow, SlotState};
 
 /// How many revisions one page examines at most, so that a filter that matches little among millions
@@ -19,6 +20,12 @@ pub struct Filter {
     pub source: Option<String>,
     /// The experiment's name.
     pub experiment: Option<String>,
+    /// The name of the tor.
+    pub tor: Option<String>,
+    /// What the run did.
+    pub kind: Option<Kind>,
+    /// How the server was reached.
+    pub server: Option<ServerKind>,
     /// Bytes of payload, exactly.
     pub size: Option<u64>,
     /// The outcome's word (`complete`, `timeout`, `failed`); another word matches nothing.
@@ -189,6 +196,7 @@ fn select(
         named_params! {
             ":experiment": filter.experiment, ":since": since, ":until": until, ":low": low, ":high": high,
             ":source": filter.source, ":size": size, ":outcome": filter.outcome,
+            ":tor": filter.tor, ":kind": filter.kind.map(Kind::as_str), ":server": filter.server.map(ServerKind::as_str),
             ":limit": max_rows as i64 + 1,
         },
         result_row,
@@ -197,6 +205,10 @@ fn select(
     let more = rows.len() > max_rows;
     rows.truncate(max_rows);
     let next = rows.last().filter(|_| more).map(|row| row.revision);
+    // One look into an index for each row that is given, where a join would look for every candidate.
+    for row in &mut rows {
+        row.circuit = parts::circuit(conn, &row.measurement.id)?;
+    }
     Ok((rows, next))
 }
 
@@ -214,7 +226,8 @@ fn select_sql(filter: &Filter, index: &str, order: Order) -> String {
     select_results(&format!(
         "{index} WHERE {experiment} AND start_us BETWEEN :since AND :until AND revision BETWEEN :low AND :high \
          AND (:source IS NULL OR source = :source) AND (:size IS NULL OR size = :size) \
-         AND (:outcome IS NULL OR outcome = :outcome) ORDER BY revision {direction} LIMIT :limit"
+         AND (:outcome IS NULL OR outcome = :outcome) AND (:tor IS NULL OR tor = :tor) \
+         AND (:kind IS NULL OR kind = :kind) AND (:server IS NULL OR server = :server) ORDER BY revision {direction} LIMIT :limit"
     ))
 }
 
@@ -223,20 +236,6 @@ fn start_range(filter: &Filter) -> (i64, i64) {
     let since = filter.since.map_or(i64::MIN, |since| since.0);
     let until = filter.until.map_or(i64::MAX, |until| until.0.saturating_sub(1));
     (since, until)
-}
-
-/// The run of this name, and the text of the configuration it was made under.
-pub(super) fn result(conn: &Connection, id: &RunId) -> Result<Option<(ResultRow, String)>> {
-    let snapshot = conn.unchecked_transaction()?;
-    let row = snapshot.prepare_cached(&select_results("WHERE id = ?1"))?.query_row([id.as_str()], result_row);
-    let Some(row) = row.optional()? else { return Ok(None) };
-    let body = configuration(&snapshot, row.configuration)?;
-    Ok(Some((row, body)))
-}
-
-/// The text of the configuration of this number; every result has one.
-fn configuration(conn: &Connection, id: i64) -> Result<String> {
-    conn.prepare_cached("SELECT body FROM configuration WHERE id = ?1")?.query_row([id], |row| row.get(0))
 }
 
 /// How each of these experiments is doing, by one look into an index per question.

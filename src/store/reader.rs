@@ -12,7 +12,9 @@ use tokio::sync::Semaphore;
 
 use super::connection::open_for_reading;
 use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts, WINDOW};
-use super::{StoreError, StoreOptions};
+use super::runs::{self, PairRows, SHORTEST_PREFIX, StoredEvidence, WholeResult};
+use super::{StoreError, StoreOptions, tors};
+use crate::circuit::{LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
 use crate::measurement::{ResultRow, RunId};
 use crate::slot::SlotRow;
@@ -59,7 +61,8 @@ impl StoreReader {
     ///
     /// A page may hold fewer rows than there are, even none: the end is reached only when its `next`
     /// is `None`. Rows that are added between two pages are neither skipped nor repeated: they come
-    /// last in [`Order::Oldest`] and are not seen in [`Order::Newest`].
+    /// last in [`Order::Oldest`] and are not seen in [`Order::Newest`]. A row that is completed between two
+    /// pages counts as added: it comes (again) at its new revision. Curves are left out.
     pub async fn results_page(
         &self,
         filter: &Filter,
@@ -71,10 +74,57 @@ impl StoreReader {
         self.read(move |conn| query::results_page(conn, &filter, after, order, max_rows, WINDOW)).await
     }
 
-    /// The run of this name, and the text of the configuration it was made under.
-    pub async fn result(&self, id: &RunId) -> Result<Option<(ResultRow, String)>, StoreError> {
+    /// All that is known of the run of this name.
+    pub async fn result(&self, id: &RunId) -> Result<Option<WholeResult>, StoreError> {
         let id = id.clone();
-        self.read(move |conn| query::result(conn, &id)).await
+        self.read(move |conn| runs::whole_result(conn, &id)).await
+    }
+
+    /// The runs whose names begin with these digits, at least [`SHORTEST_PREFIX`] of 0 to 9 and a to f (fewer, or
+    /// others, match nothing); at most ten of them.
+    pub async fn runs_named(&self, prefix: &str) -> Result<Vec<RunId>, StoreError> {
+        let digits = prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if prefix.len() < SHORTEST_PREFIX || !digits {
+            return Ok(Vec::new());
+        }
+        let prefix = prefix.to_owned();
+        self.read(move |conn| runs::runs_named(conn, &prefix)).await
+    }
+
+    /// The runs of one slot, in the order in which they were run, without their curves.
+    pub async fn results_of_slot(&self, experiment: &str, planned: UnixMicros) -> Result<Vec<ResultRow>, StoreError> {
+        let experiment = experiment.to_owned();
+        self.read(move |conn| runs::results_of_slot(conn, &experiment, planned)).await
+    }
+
+    /// Runs that have evidence, in the order of their names, those after `after`; at most `limit`, and fewer
+    /// only at the end. The evidence of one is up to [`LONGEST_EVIDENCE`](super::LONGEST_EVIDENCE) bytes.
+    pub async fn evidence_page(&self, after: Option<RunId>, limit: usize) -> Result<Vec<StoredEvidence>, StoreError> {
+        self.read(move |conn| runs::evidence_page(conn, after.as_ref(), limit)).await
+    }
+
+    /// The runs of this experiment's slots of several, planned within `since <= planned < until`: the latest
+    /// slots, as many as fit into [`WINDOW`] rows.
+    pub async fn pairs(&self, experiment: &str, since: UnixMicros, until: UnixMicros) -> Result<PairRows, StoreError> {
+        let experiment = experiment.to_owned();
+        self.read(move |conn| runs::pairs(conn, &experiment, since, until, WINDOW as usize)).await
+    }
+
+    /// Circuits that failed or that no run used, launched within `since <= launch < until`, the earliest first,
+    /// at most `limit` (and [`WINDOW`]).
+    pub async fn circuits_between(
+        &self,
+        since: UnixMicros,
+        until: UnixMicros,
+        limit: usize,
+    ) -> Result<Vec<LooseCircuit>, StoreError> {
+        self.read(move |conn| tors::circuits_between(conn, since, until, limit)).await
+    }
+
+    /// What happened to this tor, the latest first, at most `limit` (and [`WINDOW`]).
+    pub async fn tor_events(&self, tor: &str, limit: usize) -> Result<Vec<TorEvent>, StoreError> {
+        let tor = tor.to_owned();
+        self.read(move |conn| tors::tor_events(conn, &tor, limit)).await
     }
 
     /// How each of these experiments is doing, in this order; one without results has `None`s.

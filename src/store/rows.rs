@@ -9,7 +9,7 @@ use rusqlite::{Error, Row};
 use super::NewResult;
 use crate::clock::UnixMicros;
 use crate::measurement::{
-    Cause, Curve, Failure, Kind, Measurement, Outcome, Phase, Place, ResultRow, RunId, ServerKind, Steps,
+    Cause, Curve, Failure, Kind, Measurement, Outcome, Phase, Place, ResultRow, RunId, ServerKind, ServerSide, Steps,
 };
 use crate::slot::{SlotReason, SlotRow, SlotState};
 
@@ -22,7 +22,10 @@ const RESULT_COLUMNS: &str = "revision, id, source, experiment, tor, planned_us,
     partial_10240_us, partial_20480_us, partial_51200_us, partial_102400_us, partial_204800_us, partial_512000_us, \
     partial_1048576_us, partial_2097152_us, partial_5242880_us, \
     written, read, local_ip, local_port, proxy_ip, proxy_port, remote_host, remote_port, isolated, verified, \
-    outcome, phase, cause, socks_code, http_status, detail";
+    outcome, phase, cause, socks_code, http_status, detail, \
+    kind, socks_user, optimistic, server, place_index, place_of, \
+    server_request_us, server_perc0_us, server_perc10_us, server_perc20_us, server_perc30_us, server_perc40_us, \
+    server_perc50_us, server_perc60_us, server_perc70_us, server_perc80_us, server_perc90_us, server_perc100_us";
 
 /// The columns of `slot`, in the order in which rows are written and read.
 pub(super) const SLOT_COLUMNS: &str =
@@ -84,12 +87,24 @@ pub(super) fn result_values(revision: i64, configuration: i64, new: &NewResult) 
         failure.map(|failure| failure.detail.clone()).into(),
     ];
     values.extend(values_of_the_end);
+    let kind_and_place: [Value; 6] = [
+        run.kind.as_str().to_owned().into(),
+        run.user.clone().into(),
+        run.optimistic.into(),
+        new.server.as_str().to_owned().into(),
+        new.place.index.into(),
+        new.place.of.into(),
+    ];
+    values.extend(kind_and_place);
+    values.push(run.server.as_ref().map(|server| server.request).into());
+    let deciles = run.server.as_ref().map_or([None; 11], |server| server.deciles);
+    values.extend(deciles.map(Value::from));
     Ok(values)
 }
 
-/// Reads a row that [`select_results`] selected.
+/// Reads a row that [`select_results`] selected. What is kept beside it (curve, circuit) is not in it.
 pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
-    let mut columns = Columns { row, at: 0 };
+    let mut columns = Columns::of(row);
     let revision = columns.next()?;
     let id = columns.word(RunId::parse)?;
     let (source, experiment, tor) = (columns.next()?, columns.next()?, columns.next()?);
@@ -115,12 +130,18 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
     let (remote_host, remote_port) = (columns.next()?, columns.next()?);
     let (isolated, verified) = (columns.next()?, columns.next()?);
     let outcome = columns.outcome()?;
+    let kind = columns.word(Kind::parse)?;
+    let user = columns.next::<Option<String>>()?.unwrap_or_else(|| format!("perfd-{id}"));
+    let optimistic = columns.next()?;
+    let server = columns.word(ServerKind::parse)?;
+    let place = Place { index: columns.next()?, of: columns.next()? };
+    let server_side = columns.server_side()?;
     let measurement = Measurement {
-        kind: Kind::Download,
-        user: format!("perfd-{id}"),
-        optimistic: false,
+        kind,
+        user,
+        optimistic,
         curve: Curve::new(),
-        server: None,
+        server: server_side,
         id,
         start,
         ended,
@@ -144,8 +165,8 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
         planned,
         configuration,
         version,
-        server: ServerKind::Exit,
-        place: Place::ALONE,
+        server,
+        place,
         measurement,
         circuit: None,
     })
@@ -167,7 +188,7 @@ pub(super) fn slot_values(slot: &SlotRow) -> Result<[Value; 8], Error> {
 
 /// Reads a row that [`select_slots`] selected.
 pub(super) fn slot_row(row: &Row<'_>) -> Result<SlotRow, Error> {
-    let mut columns = Columns { row, at: 0 };
+    let mut columns = Columns::of(row);
     Ok(SlotRow {
         experiment: columns.next()?,
         planned: UnixMicros(columns.next()?),
@@ -181,7 +202,7 @@ pub(super) fn slot_row(row: &Row<'_>) -> Result<SlotRow, Error> {
 }
 
 /// SQLite's integers are signed.
-fn integer(value: u64) -> Result<i64, Error> {
+pub(super) fn integer(value: u64) -> Result<i64, Error> {
     i64::try_from(value).map_err(|error| Error::ToSqlConversionFailure(error.into()))
 }
 
@@ -193,27 +214,32 @@ fn ip_text(address: SocketAddr) -> String {
 }
 
 /// Reads a row's columns one after the other.
-struct Columns<'r, 's> {
+pub(super) struct Columns<'r, 's> {
     row: &'r Row<'s>,
     at: usize,
 }
 
-impl Columns<'_, '_> {
-    fn next<T: FromSql>(&mut self) -> Result<T, Error> {
+impl<'r, 's> Columns<'r, 's> {
+    /// Begins with the first one.
+    pub(super) fn of(row: &'r Row<'s>) -> Self {
+        Columns { row, at: 0 }
+    }
+
+    pub(super) fn next<T: FromSql>(&mut self) -> Result<T, Error> {
         self.at += 1;
         self.row.get(self.at - 1)
     }
 
     /// An error about the column just read: another program wrote what perfd does not write.
-    fn unreadable(&self, why: &str) -> Error {
+    pub(super) fn unreadable(&self, why: &str) -> Error {
         Error::FromSqlConversionFailure(self.at.saturating_sub(1), Type::Text, why.into())
     }
 
-    fn natural(&mut self) -> Result<u64, Error> {
+    pub(super) fn natural(&mut self) -> Result<u64, Error> {
         u64::try_from(self.next::<i64>()?).map_err(|_| self.unreadable("a negative number"))
     }
 
-    fn maybe_natural(&mut self) -> Result<Option<u64>, Error> {
+    pub(super) fn maybe_natural(&mut self) -> Result<Option<u64>, Error> {
         let value = self.next::<Option<i64>>()?.map(u64::try_from).transpose();
         value.map_err(|_| self.unreadable("a negative number"))
     }
@@ -231,7 +257,7 @@ impl Columns<'_, '_> {
         parse(&word).map(Some).ok_or_else(|| self.unreadable(&format!("unknown word {word:?}")))
     }
 
-    fn word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
+    pub(super) fn word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
         self.maybe_word(parse)?.ok_or_else(|| self.unreadable("no value"))
     }
 
@@ -240,6 +266,14 @@ impl Columns<'_, '_> {
         let (Some(ip), Some(port)) = (ip, port) else { return Ok(None) };
         let text = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
         text.parse().map(Some).map_err(|_| self.unreadable(&format!("no address: {text:?}")))
+    }
+
+    fn server_side(&mut self) -> Result<Option<ServerSide>, Error> {
+        let (request, mut deciles) = (self.next::<Option<i64>>()?, [None; 11]);
+        for decile in &mut deciles {
+            *decile = self.next()?;
+        }
+        Ok(request.map(|request| ServerSide { request, deciles }))
     }
 
     fn outcome(&mut self) -> Result<Outcome, Error> {

@@ -1,8 +1,10 @@
 //! The tables, as a list of migrations that only ever grows at its end.
 //!
-//! `PRAGMA user_version` holds how many of them a file has had. Every column is typed and plain, so
+//! `PRAGMA user_version` holds how many of them a file has had. Columns are typed and plain, so
 //! that any SQLite tool can read the file and any column can be given an index later. Times are
 //! microseconds since the Unix epoch; steps are microseconds after START, NULL where not reached.
+//! What tor tells has more parts than columns: `body` holds it whole, as JSON, and the columns beside it
+//! are there to be asked for.
 
 use rusqlite_migration::{M, Migrations};
 
@@ -17,8 +19,14 @@ pub(super) fn migrations() -> Migrations<'static> {
     Migrations::from_slice(MIGRATIONS)
 }
 
+/// The tables as the first perfd made them.
+#[cfg(test)]
+pub(super) fn first_migration() -> Migrations<'static> {
+    Migrations::new(vec![M::up(FIRST)])
+}
+
 /// Append only: a file in the field has run a prefix of this list.
-const MIGRATIONS: &[M<'static>] = &[M::up(FIRST)];
+const MIGRATIONS: &[M<'static>] = &[M::up(FIRST), M::up(SECOND)];
 
 /// A revision is drawn from `counter`, so that none is given twice even if rows are deleted.
 /// `slot_count` is kept by triggers: summing a ledger of years for every request would be a long read.
@@ -129,6 +137,88 @@ CREATE TABLE result (
 CREATE INDEX result_experiment_start ON result (experiment, start_us);
 CREATE INDEX result_start ON result (start_us);
 CREATE INDEX result_success ON result (experiment, start_us) WHERE outcome = 'complete';
+";
+
+/// What a run does, where its server is, and what tor told of it.
+///
+/// `socks_user` is NULL in rows of the first version: their runs used `perfd-` and their id.
+/// `evidence.lines` is the text, compressed (raw deflate); `length` is its size before.
+const SECOND: &str = "
+ALTER TABLE result ADD COLUMN kind TEXT NOT NULL DEFAULT 'download' CHECK (kind IN ('download', 'upload'));
+ALTER TABLE result ADD COLUMN socks_user TEXT;
+ALTER TABLE result ADD COLUMN optimistic INTEGER NOT NULL DEFAULT 0 CHECK (optimistic IN (0, 1));
+ALTER TABLE result ADD COLUMN server TEXT NOT NULL DEFAULT 'exit'
+    CHECK (server IN ('exit', 'onion', 'single_onion'));
+ALTER TABLE result ADD COLUMN place_index INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE result ADD COLUMN place_of INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE result ADD COLUMN server_request_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc0_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc10_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc20_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc30_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc40_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc50_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc60_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc70_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc80_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc90_us INTEGER;
+ALTER TABLE result ADD COLUMN server_perc100_us INTEGER;
+CREATE INDEX result_slot ON result (experiment, planned_us);
+
+CREATE TABLE circuit_data (
+    run_id      TEXT PRIMARY KEY NOT NULL REFERENCES result (id) ON DELETE CASCADE,
+    state       TEXT NOT NULL,
+    connection  INTEGER,
+    tor_version TEXT,
+    stream_id   INTEGER,
+    circuit_id  INTEGER,
+    launched_us INTEGER,
+    built_us    INTEGER,
+    used_at_us  INTEGER,
+    path        TEXT,
+    guard       TEXT,
+    conflux     INTEGER NOT NULL CHECK (conflux IN (0, 1)),
+    timeout_ms  INTEGER,
+    quantile    REAL,
+    learning    INTEGER CHECK (learning IN (0, 1)),
+    body        TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE evidence (
+    run_id TEXT PRIMARY KEY NOT NULL REFERENCES result (id) ON DELETE CASCADE,
+    length INTEGER NOT NULL,
+    lines  BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE curve (
+    run_id TEXT PRIMARY KEY NOT NULL REFERENCES result (id) ON DELETE CASCADE,
+    points TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE circuit (
+    tor           TEXT NOT NULL,
+    connection    INTEGER NOT NULL,
+    circuit_id    INTEGER NOT NULL,
+    since_us      INTEGER NOT NULL,
+    purpose       TEXT,
+    path          TEXT,
+    built_us      INTEGER,
+    ended_us      INTEGER,
+    failed        INTEGER NOT NULL CHECK (failed IN (0, 1)),
+    reason        TEXT,
+    remote_reason TEXT,
+    body          TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX circuit_since ON circuit (since_us, tor, connection, circuit_id);
+
+CREATE TABLE tor_event (
+    tor        TEXT NOT NULL,
+    at_us      INTEGER NOT NULL,
+    connection INTEGER NOT NULL,
+    what       TEXT NOT NULL,
+    detail     TEXT NOT NULL
+) STRICT;
+CREATE INDEX tor_event_at ON tor_event (tor, at_us);
 ";
 
 #[cfg(test)]

@@ -79,7 +79,8 @@ pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: 
     let id =
         RunId::parse(id).ok_or_else(|| ApiError::bad_request("a result's name is 32 lower-case hexadecimal digits"))?;
     let found = shared.store.reader().result(&id).await?;
-    let (row, configuration) = found.ok_or_else(|| ApiError::not_found(format!("there is no result {id}")))?;
+    let whole = found.ok_or_else(|| ApiError::not_found(format!("there is no result {id}")))?;
+    let (row, configuration) = (whole.row, whole.configuration);
     let text = match format {
         Format::Json | Format::Ndjson => {
             let just_after = UnixMicros(row.planned.0.saturating_add(1));

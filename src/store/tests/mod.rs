@@ -1,5 +1,7 @@
 //! Tests of the store as a whole, on files in temporary folders.
 
+mod completing;
+mod migrating;
 mod opening;
 mod reading;
 mod slots;

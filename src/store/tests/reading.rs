@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::operation::apply;
 use super::*;
-use crate::measurement::{Cause, Failure, Outcome, Phase, ResultRow};
+use crate::circuit::Evidence;
+use crate::measurement::{Cause, Curve, Failure, Kind, Outcome, Phase, ResultRow};
 use crate::test_support::result_row;
 
 fn in_memory() -> Connection {
@@ -24,7 +25,7 @@ fn insert(conn: &Connection, planned: i64, new: NewResult) -> i64 {
     }
 }
 
-fn new_of(row: &ResultRow, configuration: &str) -> NewResult {
+fn new_of(row: &ResultRow, configuration: &str, evidence: &str) -> NewResult {
     NewResult {
         source: row.source.clone(),
         experiment: row.experiment.clone(),
@@ -35,7 +36,7 @@ fn new_of(row: &ResultRow, configuration: &str) -> NewResult {
         server: row.server,
         place: row.place,
         measurement: row.measurement.clone(),
-        circuit: None,
+        circuit: row.circuit.clone().map(|data| (data, Evidence(evidence.to_owned()))),
     }
 }
 
@@ -44,7 +45,10 @@ fn varied(id: i64, kind: u8) -> NewResult {
     let mut new = new_result(id as u128);
     new.experiment = ["small", "large"][usize::from(kind & 1)].to_owned();
     new.source = ["op-a", "op-b"][usize::from(kind >> 1 & 1)].to_owned();
+    new.tor = ["tor-a", "tor-b"][usize::from(kind >> 1 & 1)].to_owned();
     new.measurement.size = [1, 2][usize::from(kind >> 2 & 1)];
+    new.measurement.kind = [Kind::Download, Kind::Upload][usize::from(kind >> 3 & 1)];
+    new.server = [ServerKind::Exit, ServerKind::Onion, ServerKind::SingleOnion][usize::from(kind % 3)];
     new.measurement.start = UnixMicros(i64::from(kind >> 4));
     if kind & 8 != 0 {
         new.measurement.outcome = Outcome::Timeout(Phase::Response);
@@ -56,21 +60,31 @@ fn filter() -> impl Strategy<Value = Filter> {
     let maybe = |words: &'static [&str]| prop::option::of(prop::sample::select(words).prop_map(str::to_owned));
     let time = || prop::option::of((0i64..17).prop_map(UnixMicros));
     let size = prop::option::of(1u64..3);
-    (maybe(&["op-a", "op-b"]), maybe(&["small", "large"]), size, maybe(&["complete", "timeout"]), time(), time())
-        .prop_map(|(source, experiment, size, outcome, since, until)| Filter {
+    let kind = prop::option::of(prop::sample::select(vec![Kind::Download, Kind::Upload]));
+    let server = prop::option::of(prop::sample::select(vec![ServerKind::Exit, ServerKind::Onion]));
+    let names = (maybe(&["op-a", "op-b"]), maybe(&["small", "large"]), maybe(&["tor-a", "tor-b"]));
+    (names, kind, server, size, maybe(&["complete", "timeout"]), time(), time()).prop_map(
+        |((source, experiment, tor), kind, server, size, outcome, since, until)| Filter {
             source,
             experiment,
+            tor,
+            kind,
+            server,
             size,
             outcome,
             since,
             until,
-        })
+        },
+    )
 }
 
 fn lets_through(filter: &Filter, new: &NewResult) -> bool {
     let run = &new.measurement;
     filter.source.as_ref().is_none_or(|source| *source == new.source)
         && filter.experiment.as_ref().is_none_or(|experiment| *experiment == new.experiment)
+        && filter.tor.as_ref().is_none_or(|tor| *tor == new.tor)
+        && filter.kind.is_none_or(|kind| kind == run.kind)
+        && filter.server.is_none_or(|server| server == new.server)
         && filter.size.is_none_or(|size| size == run.size)
         && filter.outcome.as_ref().is_none_or(|outcome| outcome == run.outcome.word())
         && filter.since.is_none_or(|since| run.start >= since)
@@ -79,12 +93,20 @@ fn lets_through(filter: &Filter, new: &NewResult) -> bool {
 
 proptest! {
     #[test]
-    fn every_field_of_every_outcome_reads_back(row in result_row(), configuration in ".*") {
+    fn every_field_of_every_outcome_reads_back(row in result_row(), configuration in ".*", lines in "(?s).{0,200}") {
         let conn = in_memory();
-        let revision = insert(&conn, 1, new_of(&row, &configuration));
-        let stored = query::result(&conn, &row.measurement.id).unwrap();
-        let expected = ResultRow { revision, configuration: 1, ..row };
-        prop_assert_eq!(stored, Some((expected, configuration)));
+        let revision = insert(&conn, 1, new_of(&row, &configuration, &lines));
+        let stored = runs::whole_result(&conn, &row.measurement.id).unwrap();
+        let evidence = row.circuit.as_ref().map(|_| lines).filter(|lines| !lines.is_empty());
+        let row = ResultRow { revision, configuration: 1, ..row };
+        let whole = WholeResult { row: row.clone(), configuration, evidence, slot_mates: Vec::new() };
+        prop_assert_eq!(stored, Some(whole));
+        let page = query::results_page(&conn, &Filter::default(), None, Order::Oldest, 9, WINDOW).unwrap();
+        let measurement = Measurement { curve: Curve::new(), ..row.measurement.clone() };
+        let in_a_list = ResultRow { measurement, ..row };
+        prop_assert_eq!(&page.rows, std::slice::from_ref(&in_a_list));
+        let planned = in_a_list.planned;
+        prop_assert_eq!(runs::results_of_slot(&conn, &in_a_list.experiment, planned).unwrap(), [in_a_list]);
     }
 
     #[test]

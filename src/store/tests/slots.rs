@@ -16,8 +16,8 @@ async fn a_slot_is_begun_once_and_finished_once() {
     let done = store.reader().last_slot("small").await.unwrap().unwrap();
     assert_eq!((done.state, done.ended), (SlotState::Done, Some(UnixMicros(13))));
     assert_eq!(store.reader().latest_revision().await, Ok(2));
-    let (_, configuration) = store.reader().result(&new_result(2).measurement.id).await.unwrap().unwrap();
-    assert_eq!(configuration, "the configuration");
+    let whole = store.reader().result(&new_result(2).measurement.id).await.unwrap().unwrap();
+    assert_eq!(whole.configuration, "the configuration");
 }
 
 #[tokio::test]
@@ -124,5 +124,10 @@ fn an_operation_that_was_committed_unnoticed_is_not_refused_when_tried_again() {
         assert_eq!(apply(&conn, &operation, false).unwrap(), done);
         assert!(matches!(apply(&conn, &operation, false), Err(Fault::Request(_))));
         assert_eq!(apply(&conn, &operation, true).unwrap(), done);
+    }
+    let data = Box::new(crate::test_support::circuit::example_circuit());
+    let complete = Operation::CompleteRun { id: RunId::from_bits(1), data, evidence: Evidence("a line\n".to_owned()) };
+    for (again, revision) in [(false, Some(3)), (true, Some(3)), (false, None)] {
+        assert_eq!(apply(&conn, &complete, again).unwrap(), Done::Revision(revision));
     }
 }

@@ -1,0 +1,22 @@
+//! What of a run's circuit stands in columns and keys of its own: derived, and stored nowhere else.
+
+use super::{Circuit, CircuitData};
+
+impl CircuitData {
+    /// When the run's stream ended: tor's last CLOSED or FAILED of it, µs after START (Torperf's USED_AT).
+    pub fn used_at_us(&self) -> Option<i64> {
+        let ended = |status: &str| matches!(status, "CLOSED" | "FAILED");
+        self.stream.iter().rev().find(|event| ended(&event.status)).map(|event| event.at_us)
+    }
+}
+
+impl Circuit {
+    /// The hops' fingerprints as `$FP,$FP,…` (Torperf's PATH); `None` where there is no hop, or one of them is
+    /// not 40 hexadecimal digits.
+    pub fn path_text(&self) -> Option<String> {
+        let fingerprint = |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let known = !self.path.is_empty() && self.path.iter().all(|hop| fingerprint(&hop.relay.fingerprint));
+        let hops = self.path.iter().map(|hop| format!("${}", hop.relay.fingerprint));
+        known.then(|| hops.collect::<Vec<_>>().join(","))
+    }
+}

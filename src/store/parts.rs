@@ -1,0 +1,148 @@
+//! What is kept beside a run's row: what tor told of it, the lines that say so, and its curve.
+
+use std::io::{Read, Write};
+
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
+
+use crate::circuit::{CircuitData, Evidence};
+use crate::measurement::{Curve, RunId};
+
+/// The longest evidence that is kept of one run, in bytes: 1 MiB. What is longer is cut at the end of a line.
+pub const LONGEST_EVIDENCE: usize = 1 << 20;
+
+/// Stores what tor told of a run, in place of what was stored before. Empty evidence is none.
+pub(super) fn put_circuit(conn: &Connection, id: &RunId, data: &CircuitData, evidence: &Evidence) -> Result<()> {
+    let circuit = data.circuit.as_ref();
+    let timeout = data.build_timeout.as_ref();
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO circuit_data (run_id, state, connection, tor_version, stream_id, circuit_id, \
+         launched_us, built_us, used_at_us, path, guard, conflux, timeout_ms, quantile, learning, body) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+    )?
+    .execute(params![
+        id.as_str(),
+        data.state.as_str(),
+        fitting(data.connection),
+        data.tor_version,
+        data.stream_id.and_then(fitting),
+        circuit.and_then(|circuit| fitting(circuit.id)),
+        circuit.and_then(|circuit| circuit.launched_us),
+        circuit.and_then(|circuit| circuit.built_us),
+        data.used_at_us(),
+        circuit.and_then(|circuit| circuit.path_text()),
+        data.guard.as_ref().map(|guard| &guard.fingerprint),
+        data.conflux.is_some(),
+        timeout.and_then(|timeout| fitting(timeout.timeout_ms)),
+        timeout.and_then(|timeout| timeout.quantile),
+        timeout.map(|timeout| timeout.learning),
+        body_text(data)?,
+    ])?;
+    let text = bounded(&evidence.0);
+    if text.is_empty() {
+        conn.prepare_cached("DELETE FROM evidence WHERE run_id = ?1")?.execute([id.as_str()])?;
+        return Ok(());
+    }
+    conn.prepare_cached("INSERT OR REPLACE INTO evidence (run_id, length, lines) VALUES (?1, ?2, ?3)")?
+        .execute(params![id.as_str(), text.len() as i64, compressed(text)?])?;
+    Ok(())
+}
+
+/// Whether exactly this is stored of the run already.
+pub(super) fn has_circuit(conn: &Connection, id: &RunId, data: &CircuitData, evidence: &Evidence) -> Result<bool> {
+    let body: Option<String> = conn
+        .prepare_cached("SELECT body FROM circuit_data WHERE run_id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    // What is stored and can't be read is not this.
+    let stored = self::evidence(conn, id).unwrap_or(None).unwrap_or_default();
+    Ok(body.is_some_and(|body| body_text(data).is_ok_and(|text| text == body)) && stored == bounded(&evidence.0))
+}
+
+/// What tor told of the run; `None` where nothing was stored.
+pub(super) fn circuit(conn: &Connection, id: &RunId) -> Result<Option<CircuitData>> {
+    let mut statement = conn.prepare_cached("SELECT body FROM circuit_data WHERE run_id = ?1")?;
+    statement.query_row([id.as_str()], |row| from_json(row, 0)).optional()
+}
+
+/// The lines that say so, as one text.
+pub(super) fn evidence(conn: &Connection, id: &RunId) -> Result<Option<String>> {
+    let mut statement = conn.prepare_cached("SELECT length, lines FROM evidence WHERE run_id = ?1")?;
+    statement.query_row([id.as_str()], |row| evidence_text(row, 0)).optional()
+}
+
+/// The evidence in two columns of a row, of which `at` is the first: its length and its compressed text.
+///
+/// However much the compressed text would give, no more is made of it than its length, and that is bounded.
+pub(super) fn evidence_text(row: &Row<'_>, at: usize) -> Result<String> {
+    let damaged = |why: &str| Error::FromSqlConversionFailure(at + 1, Type::Blob, why.into());
+    let length = row.get::<_, u32>(at)? as usize;
+    if length > LONGEST_EVIDENCE {
+        return Err(damaged("evidence of an impossible length"));
+    }
+    let lines = row.get_ref(at + 1)?.as_blob()?;
+    let mut text = String::with_capacity(length);
+    DeflateDecoder::new(lines)
+        .take(length as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| damaged(&format!("evidence that can't be unpacked: {error}")))?;
+    if text.len() == length { Ok(text) } else { Err(damaged("evidence that is not as long as it was")) }
+}
+
+/// Stores a curve; an empty one is none.
+pub(super) fn put_curve(conn: &Connection, id: &RunId, curve: &Curve) -> Result<()> {
+    if curve.is_empty() {
+        return Ok(());
+    }
+    let points: Vec<String> = curve.iter().map(|(us, bytes)| format!("{us}:{bytes}")).collect();
+    conn.prepare_cached("INSERT INTO curve (run_id, points) VALUES (?1, ?2)")?
+        .execute(params![id.as_str(), points.join(" ")])?;
+    Ok(())
+}
+
+/// The curve of the run; empty where none was stored.
+pub(super) fn curve(conn: &Connection, id: &RunId) -> Result<Curve> {
+    let points: Option<String> = conn
+        .prepare_cached("SELECT points FROM curve WHERE run_id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    let point = |text: &str| {
+        let (us, bytes) = text.split_once(':')?;
+        Some((us.parse().ok()?, bytes.parse().ok()?))
+    };
+    let curve: Option<Curve> = points.unwrap_or_default().split_ascii_whitespace().map(point).collect();
+    curve.ok_or_else(|| Error::FromSqlConversionFailure(0, Type::Text, "no curve".into()))
+}
+
+/// What is kept whole in a column as JSON.
+pub(super) fn body_text(data: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(data).map_err(|error| Error::ToSqlConversionFailure(error.into()))
+}
+
+/// Reads what [`body_text`] wrote from this column.
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, at: usize) -> Result<T> {
+    serde_json::from_str(row.get_ref(at)?.as_str()?)
+        .map_err(|error| Error::FromSqlConversionFailure(at, Type::Text, error.into()))
+}
+
+/// A number of tor's for a column, where it fits: it stands in the body too.
+fn fitting(number: u64) -> Option<i64> {
+    i64::try_from(number).ok()
+}
+
+fn bounded(text: &str) -> &str {
+    if text.len() <= LONGEST_EVIDENCE {
+        return text;
+    }
+    let head = &text[..text.floor_char_boundary(LONGEST_EVIDENCE)];
+    &head[..head.rfind('\n').map_or(0, |end| end + 1)]
+}
+
+fn compressed(text: &str) -> Result<Vec<u8>> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    let written = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
+    written.map_err(|error| Error::ToSqlConversionFailure(error.into()))
+}
