@@ -1,5 +1,8 @@
 # What the scripts share. Sourced from the top of the checkout.
 
+# Nothing that a script runs starts a tor that joins the public network.
+export PERFD_PRIVATE_TORS_ONLY=1
+
 me=$(basename -- "$0")
 
 say() { printf '%s: %s\n' "$me" "$*" >&2; }

@@ -2,12 +2,12 @@
 //! makes the loader panic.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use perfd::config::{
-    Config, ConfigError, Experiment, Isolation, KEYS, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server,
-    ServerChoice, Tor, TorRun,
+    Config, ConfigError, Control, ControlAddress, Experiment, GuardChoice, GuardSet, Isolation, KEYS, Log, LogFormat,
+    LogLevel, PublicAddress, RunAs, Server, ServerChoice, StartedTor, Tor, TorRun,
 };
 use perfd::measurement::Kind;
 use proptest::prelude::*;
@@ -24,6 +24,42 @@ tor = "tor"
 size = "50 KiB"
 every = "5 min"
 timeout = "295 s"
+"#;
+
+/// What is printed of it is itself, but for what has a default.
+const STARTED: &str = r#"source = "perfd"
+[[tor]]
+name = "own"
+binary = "/usr/bin/tor"
+data = "/srv/own"
+torrc = ["ConfluxEnabled 0", "Socks5ProxyPassword geheim"]
+torrc_file = "/etc/perfd/own"
+bootstrap_timeout = "1 min"
+guards = "slowest"
+guard_count = 5
+drop_guards_every = "1 h"
+[[tor]]
+name = "there"
+socks = "127.0.0.1:9050"
+control = "unix:/run/tor/control"
+control_password_file = "/etc/perfd/password"
+drop_timeouts_every = "1 min"
+[[tor]]
+name = "hop"
+binary = "/usr/bin/tor"
+single_hop = true
+[[experiment]]
+name = "pair"
+tor = ["own", "there"]
+kind = "upload"
+server = "onion"
+onion_tor = "hop"
+optimistic = true
+requests = 3
+isolation = "shared"
+size = "50 KiB"
+every = "5 min"
+timeout = "20 s"
 "#;
 
 #[test]
@@ -95,22 +131,68 @@ fn default_server() -> Server {
     }
 }
 
+/// The shipped file with its examples in force.
+fn with_examples() -> String {
+    let example = |line: &str| match line.strip_prefix('#').filter(|rest| rest.starts_with(|c| c != ' ')) {
+        Some(rest) => rest.to_owned(),
+        None => line.to_owned(),
+    };
+    SHIPPED.lines().map(example).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_examples_of_the_shipped_file_are_right() {
+    let text = with_examples();
+    let config = Config::parse(&text, "config.toml").unwrap();
+    assert_eq!(config.tors.len(), 2);
+    assert_eq!(
+        config.tors[0].run,
+        TorRun::Address {
+            socks: "127.0.0.1:9050".parse().unwrap(),
+            control: Some(Control {
+                address: ControlAddress::Tcp("127.0.0.1:9051".parse().unwrap()),
+                password_file: Some("/etc/perfd/control-password".into()),
+            }),
+        }
+    );
+    assert_eq!(config.tors[0].drop_guards_every, Some(Duration::from_secs(86_400)));
+    assert_eq!(config.tors[0].drop_timeouts_every, Some(Duration::from_secs(86_400)));
+    let id = "0123456789ABCDEF0123456789ABCDEF01234567";
+    assert_eq!(
+        config.tors[1].run,
+        TorRun::Started(StartedTor {
+            binary: "/usr/bin/tor".into(),
+            data: "/var/lib/perfd/tor-own".into(),
+            torrc: vec!["ConfluxEnabled 0".to_owned()],
+            torrc_file: Some("/etc/perfd/torrc-own".into()),
+            authorities: vec![format!("authority orport=5000 no-v2 v3ident={id} 127.77.0.1:7000 {id}")],
+            single_hop: false,
+            bootstrap_timeout: Duration::from_secs(300),
+            guards: Some(GuardSet { choice: GuardChoice::Fastest, count: 3 }),
+        })
+    );
+    assert_eq!(config.experiments[0].onion_tor.as_deref(), Some("own"));
+    assert_eq!(Config::parse(&config.to_toml(), "printed").unwrap(), config);
+}
+
 #[test]
 fn the_shipped_file_explains_every_key() {
     let mut section = "";
     let mut explained = HashSet::new();
-    let mut above = "";
-    for line in SHIPPED.lines() {
+    let mut above = String::new();
+    for line in with_examples().lines() {
         if line.starts_with('[') {
-            section = line.trim_matches(['[', ']']);
+            section = KEYS.iter().find(|(name, _)| line.trim_matches(['[', ']']) == *name).unwrap().0;
             assert!(above.starts_with('#'), "no comment above {line}");
         } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             // Of several [[experiment]]s, the first explains the keys.
+            let key = KEYS.iter().flat_map(|(_, keys)| *keys).find(|known| **known == key).copied().expect(key);
             let known = explained.contains(&(section, key));
             assert!(known || above.starts_with('#'), "no comment above {line}");
             explained.insert((section, key));
         }
-        above = line;
+        above.clear();
+        above.push_str(line);
     }
     let keys: HashSet<_> = KEYS.iter().flat_map(|(section, keys)| keys.iter().map(|key| (*section, *key))).collect();
     assert_eq!(explained, keys);
@@ -118,24 +200,28 @@ fn the_shipped_file_explains_every_key() {
 
 #[test]
 fn every_known_key_is_read() {
+    let text = with_examples();
     let mut section = "";
     let mut tried = 0;
-    for (i, line) in SHIPPED.lines().enumerate() {
+    for (i, line) in text.lines().enumerate() {
         if line.starts_with('[') {
             section = line.trim_matches(['[', ']']);
         }
-        let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) else { continue };
-        let mut lines: Vec<_> = SHIPPED.lines().map(str::to_owned).collect();
-        lines[i] = format!("{key} = true");
+        let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) else { continue };
+        // What no key takes.
+        let (wrong, is) =
+            if matches!(value, "true" | "false") { ("1.5", "a number with decimals") } else { ("true", "a boolean") };
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines[i] = format!("{key} = {wrong}");
         let error = Config::parse(&lines.join("\n"), "c").unwrap_err().to_string();
         let number = i + 1;
-        assert!(
-            error.starts_with(&format!("c:{number}: ")) && error.contains(" is a boolean, not a"),
-            "{section}: {error}"
-        );
+        let expected = format!(" is {is}, not a");
+        let of_this_line =
+            error.lines().any(|line| line.starts_with(&format!("c:{number}: ")) && line.contains(&expected));
+        assert!(of_this_line, "{section}: {error}");
         tried += 1;
     }
-    assert!(tried >= 28, "{tried}");
+    assert!(tried >= 50, "{tried}");
 }
 
 #[test]
@@ -183,7 +269,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     (
         "",
         "colour = 1",
-        "config.toml:11: experiment[1].colour: no such key in [[experiment]]; there are name, tor, size, every, offset, timeout, jitter",
+        "config.toml:11: experiment[1].colour: no such key in [[experiment]]; there are name, tor, kind, server, onion_tor, optimistic, requests, isolation, size, every, offset, timeout, jitter",
     ),
     (
         r#"source = "perfd""#,
@@ -218,7 +304,7 @@ colour = "red""#,
     (
         "",
         r#""a\nb" = 1"#,
-        r#"config.toml:11: experiment[1]."a\nb": no such key in [[experiment]]; there are name, tor, size, every, offset, timeout, jitter"#,
+        r#"config.toml:11: experiment[1]."a\nb": no such key in [[experiment]]; there are name, tor, kind, server, onion_tor, optimistic, requests, isolation, size, every, offset, timeout, jitter"#,
     ),
     (
         r#"source = "perfd""#,
@@ -270,7 +356,7 @@ every = "5 min"
 timeout = "295 s"
 "#,
         "",
-        "config.toml:1: experiment: is missing; write at least one [[experiment]], with its keys name, tor, size, every, offset, timeout, jitter",
+        "config.toml:1: experiment: is missing; write at least one [[experiment]], with its keys name, tor, size, every, timeout",
     ),
     (
         r#"source = "perfd""#,
@@ -287,7 +373,7 @@ timeout = "295 s"
         r#"socks = "127.0.0.1:9050"
 "#,
         "",
-        r#"config.toml:2: tor[1].socks: is missing; write socks = "127.0.0.1:9050""#,
+        r#"config.toml:2: tor[1].socks: is missing; write socks = "127.0.0.1:9050", or binary = "/usr/bin/tor" for a tor that perfd is to start"#,
     ),
     (
         r#"tor = "tor"
@@ -722,6 +808,290 @@ keep_days = 0xFFFF_FFFF_FFFF_FFFF",
 ];
 
 #[test]
+fn each_fault_of_tors_and_of_what_goes_through_them_says_what_would_be_right() {
+    for case in FAULTS_OF_TORS {
+        let (from, to, expected) = *case;
+        let text = STARTED.replacen(from, to, 1);
+        assert_ne!(text, STARTED, "{case:?}");
+        let error = Config::parse(&text, "c").expect_err(to).to_string();
+        assert_eq!(error, expected, "\n{text}");
+    }
+}
+
+/// In [`STARTED`], what is replaced by what, and the whole answer.
+const FAULTS_OF_TORS: &[(&str, &str, &str)] = &[
+    (
+        r#"binary = "/usr/bin/tor""#,
+        r#"binary = "/usr/bin/tor"
+socks = "127.0.0.1:9050""#,
+        "c:4: tor[1].binary: is there beside socks; keep socks for a tor that runs already, or binary for one that perfd is to start",
+    ),
+    (
+        r#"binary = "/usr/bin/tor""#,
+        r#"binary = "/usr/bin/tor"
+control = "127.0.0.1:9051""#,
+        "c:5: tor[1].control: is for a tor that runs already; leave it out, for perfd controls those it starts",
+    ),
+    (
+        r#"socks = "127.0.0.1:9050""#,
+        r#"socks = "127.0.0.1:9050"
+torrc = ["UseEntryGuards 0"]"#,
+        "c:15: tor[2].torrc: is for a tor that perfd starts; leave it out, or write binary instead of socks",
+    ),
+    (
+        r#"socks = "127.0.0.1:9050""#,
+        r#"socks = "127.0.0.1:9050"
+single_hop = false
+guards = "fastest""#,
+        "c:15: tor[2].single_hop: is for a tor that perfd starts; leave it out, or write binary instead of socks\n\
+         c:16: tor[2].guards: is for a tor that perfd starts; leave it out, or write binary instead of socks",
+    ),
+    (
+        r#"binary = "/usr/bin/tor""#,
+        r#"binary = "tor""#,
+        r#"c:4: tor[1].binary: "tor" is no path; write one such as "/usr/bin/tor""#,
+    ),
+    (
+        r#"binary = "/usr/bin/tor""#,
+        r#"binary = """#,
+        r#"c:4: tor[1].binary: "" is no path of a file; write one such as "/usr/bin/tor""#,
+    ),
+    (
+        r#"data = "/srv/own""#,
+        r#"data = "/srv/#1""#,
+        r##"c:5: tor[1].data: "/srv/#1" contains control characters, or what a torrc can't hold in a path; write the path of a folder for this tor alone, such as "/var/lib/perfd/tor-a""##,
+    ),
+    (
+        r#"data = "/srv/own""#,
+        r#"data = "/""#,
+        r#"c:5: tor[1].data: "/" is no folder for a tor; write the path of a folder for this tor alone, such as "/var/lib/perfd/tor-a""#,
+    ),
+    (
+        r#"single_hop = true"#,
+        r#"single_hop = true
+data = "/srv/own/""#,
+        r#"c:22: tor[3].data: "/srv/own" is that of tor[1] too; give each a folder of its own"#,
+    ),
+    (
+        r#"data = "/srv/own""#,
+        r#"data = "/var/lib/perfd/tor-hop""#,
+        r#"c:18: tor[3].data: "/var/lib/perfd/tor-hop" is that of tor[1] too; give each a folder of its own"#,
+    ),
+    (
+        r#""ConfluxEnabled 0""#,
+        r#""SocksPort 9050""#,
+        r#"c:6: tor[1].torrc: "SocksPort 9050" sets SocksPort, which perfd sets itself; leave it out, for perfd lets tor choose its ports"#,
+    ),
+    (
+        r#""ConfluxEnabled 0""#,
+        r#""datad /x""#,
+        r#"c:6: tor[1].torrc: "datad /x" may stand for DataDirectory, which perfd sets itself; write the option's whole name"#,
+    ),
+    (
+        r#""ConfluxEnabled 0""#,
+        r#""A 1\nDirAuthority x""#,
+        r#"c:6: tor[1].torrc: "A 1\nDirAuthority x" contains control characters; write one option a line"#,
+    ),
+    (
+        r#"torrc = ["ConfluxEnabled 0", "#,
+        r#"authorities = ["a 127.77.0.1:7000 AAAA"]
+torrc = ["Bridge 192.0.2.1:80", "#,
+        r#"c:7: tor[1].torrc: "Bridge 192.0.2.1:80" could lead out of the private network that authorities names; leave it out"#,
+    ),
+    (
+        r#"data = "/srv/own""#,
+        r#"authorities = ["moria1 orport=9101 128.31.0.39:9131 AAAA"]"#,
+        r#"c:5: tor[1].authorities: "moria1 orport=9101 128.31.0.39:9131 AAAA" is no authority on a loopback address; write what `perfd testnet status` prints behind the word authority"#,
+    ),
+    (
+        r#"data = "/srv/own""#,
+        r"authorities = []",
+        r#"c:5: tor[1].authorities: is empty; write at least one, such as ["authority orport=5000 no-v2 v3ident=… 127.77.0.1:7000 …"]"#,
+    ),
+    (
+        r#"guards = "slowest""#,
+        r#"guards = "slow""#,
+        r#"c:9: tor[1].guards: "slow" is no choice; write one of "slowest", "fastest", "random""#,
+    ),
+    (
+        r#"guards = "slowest"
+"#,
+        "",
+        r#"c:9: tor[1].guard_count: is of no use without guards; write guards = "slowest", "fastest" or "random" too"#,
+    ),
+    (
+        r#""ConfluxEnabled 0""#,
+        r#""entrynodes {de}""#,
+        "c:9: tor[1].guards: goes against EntryNodes in torrc; keep one of the two",
+    ),
+    ("guard_count = 5", "guard_count = 0", "c:10: tor[1].guard_count: 0 is out of range; write 1 to 100"),
+    (
+        r#"drop_guards_every = "1 h""#,
+        r#"drop_guards_every = "59 s""#,
+        r#"c:11: tor[1].drop_guards_every: "59 s" is out of range; write "1 min" to "365 d""#,
+    ),
+    (
+        r#"bootstrap_timeout = "1 min""#,
+        r#"bootstrap_timeout = "0 s""#,
+        r#"c:8: tor[1].bootstrap_timeout: "0 s" is out of range; write "1 s" to "1 d""#,
+    ),
+    (
+        r#"control = "unix:/run/tor/control""#,
+        r#"control = "127.0.0.1""#,
+        r#"c:15: tor[2].control: "127.0.0.1" has no port; write one after a colon, such as "127.0.0.1:9051""#,
+    ),
+    (
+        r#"control = "unix:/run/tor/control""#,
+        r#"control = "127.0.0.1:0""#,
+        r#"c:15: tor[2].control: "127.0.0.1:0" has port 0; write tor's ControlPort, such as "127.0.0.1:9051""#,
+    ),
+    (
+        r#"control = "unix:/run/tor/control""#,
+        r#"control = "unix:control""#,
+        r#"c:15: tor[2].control: "unix:control" has no absolute path of a socket; write unix: and tor's ControlSocket, such as "unix:/run/tor/control""#,
+    ),
+    (
+        r#"control = "unix:/run/tor/control"
+control_password_file = "/etc/perfd/password"
+"#,
+        "",
+        r#"c:15: tor[2].drop_timeouts_every: needs control of this tor; write control = "127.0.0.1:9051", its ControlPort"#,
+    ),
+    (
+        r#"control = "unix:/run/tor/control"
+control_password_file = "/etc/perfd/password"
+drop_timeouts_every = "1 min"
+"#,
+        r#"control_password_file = "/etc/perfd/password"
+"#,
+        r#"c:15: tor[2].control_password_file: is of no use without control; write control = "127.0.0.1:9051" too, its ControlPort"#,
+    ),
+    (
+        r#"control_password_file = "/etc/perfd/password""#,
+        r#"control_password_file = """#,
+        r#"c:16: tor[2].control_password_file: "" is no path of a file; write one such as "/etc/perfd/control-password""#,
+    ),
+    (
+        "single_hop = true",
+        "single_hop = 1",
+        "c:21: tor[3].single_hop: is a whole number, not a boolean; write true or false",
+    ),
+    (
+        r#"tor = ["own", "there"]"#,
+        r#"tor = ["own", "own"]"#,
+        r#"c:24: experiment[1].tor: "own" is there twice; keep one of them"#,
+    ),
+    (
+        r#"tor = ["own", "there"]"#,
+        r"tor = []",
+        r#"c:24: experiment[1].tor: is empty; write at least one, such as "own""#,
+    ),
+    (
+        r#"tor = ["own", "there"]"#,
+        r#"tor = ["own", "hop"]"#,
+        r#"c:24: experiment[1].tor: "hop" is single_hop, and has no SocksPort; write another here, or this one as onion_tor"#,
+    ),
+    (
+        r#"tor = ["own", "there"]"#,
+        r#"tor = ["own", "theirs"]"#,
+        r#"c:24: experiment[1].tor: there is no tor "theirs"; write one of "own", "there", "hop""#,
+    ),
+    (
+        r#"kind = "upload""#,
+        r#"kind = "up""#,
+        r#"c:25: experiment[1].kind: "up" is no choice; write one of "download", "upload""#,
+    ),
+    (
+        r#"server = "onion""#,
+        r#"server = "hidden""#,
+        r#"c:26: experiment[1].server: "hidden" is no choice; write one of "auto", "exit", "onion""#,
+    ),
+    (
+        r#"server = "onion""#,
+        r#"server = "exit""#,
+        r#"c:27: experiment[1].onion_tor: is of no use with server = "exit"; leave it out, or write server = "onion""#,
+    ),
+    (
+        r#"onion_tor = "hop""#,
+        r#"onion_tor = "hope""#,
+        r#"c:27: experiment[1].onion_tor: there is no tor "hope"; write one of "own", "there", "hop""#,
+    ),
+    (
+        r#"[[experiment]]
+name = "pair"
+tor = ["own", "there"]
+kind = "upload"
+server = "onion"
+onion_tor = "hop""#,
+        r#"[[tor]]
+name = "mute"
+socks = "127.0.0.1:9055"
+[[experiment]]
+name = "pair"
+tor = ["own", "there"]
+server = "onion"
+onion_tor = "mute""#,
+        r#"c:29: experiment[1].onion_tor: perfd has no control of "mute"; write control = "127.0.0.1:9051" below that tor, or name another"#,
+    ),
+    (
+        r#"[[experiment]]
+name = "pair"
+tor = ["own", "there"]
+kind = "upload"
+server = "onion"
+onion_tor = "hop""#,
+        r#"[[tor]]
+name = "mute"
+socks = "127.0.0.1:9055"
+[[experiment]]
+name = "pair"
+tor = ["own", "mute"]
+server = "onion""#,
+        r#"c:28: experiment[1].server: perfd has no control of "mute" to publish with; write control = "127.0.0.1:9051" below that tor, or onion_tor = one that has control"#,
+    ),
+    (
+        "optimistic = true",
+        r#"optimistic = "yes""#,
+        "c:28: experiment[1].optimistic: is a string, not a boolean; write true or false",
+    ),
+    ("requests = 3", "requests = 101", "c:29: experiment[1].requests: 101 is out of range; write 1 to 100"),
+    (
+        r#"isolation = "shared""#,
+        r#"isolation = "none""#,
+        r#"c:30: experiment[1].isolation: "none" is no choice; write one of "each", "shared""#,
+    ),
+    (
+        r#"size = "50 KiB""#,
+        r#"size = "65 MiB""#,
+        r#"c:31: experiment[1].size: "65 MiB" is more than server.max_payload "64 MiB"; make it at most 64 MiB, or raise that"#,
+    ),
+    (
+        r#"timeout = "20 s""#,
+        r#"timeout = "51 s""#,
+        r#"c:33: experiment[1].timeout: "51 s" × 3 requests × 2 tors and jitter "0 s" are together longer than every "5 min"; make timeout × 3 requests × 2 tors and jitter together at most 5 min"#,
+    ),
+];
+
+#[test]
+fn without_a_way_to_the_server_the_schedule_is_kept() {
+    // perfd says at run time that nothing can be measured yet, and skips the slots.
+    for server in ["auto", "exit"] {
+        let text = format!("{MINIMAL}server = \"{server}\"\n");
+        assert_eq!(Config::parse(&text, "c").unwrap().experiments[0].server.as_str(), server);
+    }
+}
+
+#[test]
+fn what_perfd_starts_keeps_its_data_beside_the_store() {
+    let text = STARTED.replacen("data = \"/srv/own\"\n", "", 1) + "[store]\npath = \"/srv/perfd/db\"\n";
+    let config = Config::parse(&text, "c").unwrap();
+    let TorRun::Started(own) = &config.tors[0].run else { panic!("{:?}", config.tors[0]) };
+    assert_eq!(own.data, Path::new("/srv/perfd/tor-own"));
+    assert!(config.tors.iter().all(Tor::has_control));
+    assert_eq!(config.tors[0].socks(), None);
+}
+
+#[test]
 fn all_faults_are_told_by_line() {
     let text = r#"sauce = "x"
 [server]
@@ -745,7 +1115,7 @@ config.toml:3: server.max_payloads: 0 is out of range; write 1 to 10000
 config.toml:5: server.listen: "localhost:80" is no IP address with a port; write one such as "0.0.0.0:80", no host name
 config.toml:7: server.listen: "0.0.0.0" has no port; write one after a colon, such as "0.0.0.0:80"
 config.toml:9: tor[1].name: is missing; write name = "tor"
-config.toml:9: tor[1].socks: is missing; write socks = "127.0.0.1:9050"
+config.toml:9: tor[1].socks: is missing; write socks = "127.0.0.1:9050", or binary = "/usr/bin/tor" for a tor that perfd is to start
 config.toml:10: experiment[1].timeout: is missing; write timeout = "295 s"
 config.toml:11: experiment[1].name: "a b" is no name; write 1 to 64 letters, digits, dots, hyphens and underscores, such as "50kib"
 config.toml:13: experiment[1].size: 0 is out of range; write "1 B" to "2147483647 B"
@@ -804,11 +1174,33 @@ fn what_was_in_force_is_told_the_same_way_each_time() {
     let config =
         Config::parse(&format!("{MINIMAL}offset = \"1 s\"\njitter = \"5 s\"\n{public}"), "config.toml").unwrap();
     let expected = concat!(
-        r#"{"experiment":{"every_ms":300000,"jitter_ms":5000,"name":"50kib","offset_ms":1000,"#,
-        r#""size_bytes":51200,"timeout_ms":295000,"tor":"tor"},"public":{"host":"perf.example.org","port":8080},"#,
-        r#""source":"perfd","tor":{"name":"tor","socks":"127.0.0.1:9050"}}"#,
+        r#"{"experiment":{"every_ms":300000,"isolation":"each","jitter_ms":5000,"kind":"download","name":"50kib","#,
+        r#""offset_ms":1000,"onion_tor":null,"optimistic":false,"requests":1,"server":"auto","size_bytes":51200,"#,
+        r#""timeout_ms":295000,"tor":"tor"},"onion_tor":null,"public":{"host":"perf.example.org","port":8080},"#,
+        r#""source":"perfd","tor":{"control":null,"drop_guards_every_ms":null,"drop_timeouts_every_ms":null,"#,
+        r#""name":"tor","run":"address","socks":"127.0.0.1:9050"}}"#,
     );
     assert_eq!(config.in_force(&config.experiments[0]).to_string(), expected);
+
+    let config = Config::parse(STARTED, "config.toml").unwrap();
+    let experiment = concat!(
+        r#"{"experiment":{"every_ms":300000,"isolation":"shared","jitter_ms":0,"kind":"upload","name":"pair","#,
+        r#""offset_ms":0,"onion_tor":"hop","optimistic":true,"requests":3,"server":"onion","size_bytes":51200,"#,
+        r#""timeout_ms":20000,"tor":["own","there"]},"#,
+    );
+    let tors = concat!(
+        r#""onion_tor":{"authorities":[],"binary":"/usr/bin/tor","bootstrap_timeout_ms":300000,"#,
+        r#""data":"/var/lib/perfd/tor-hop","drop_guards_every_ms":null,"drop_timeouts_every_ms":null,"guards":null,"#,
+        r#""name":"hop","run":"started","single_hop":true,"torrc":[],"torrc_file":null},"public":null,"#,
+        r#""source":"perfd","tor":[{"authorities":[],"binary":"/usr/bin/tor","bootstrap_timeout_ms":60000,"#,
+        r#""data":"/srv/own","drop_guards_every_ms":3600000,"drop_timeouts_every_ms":null,"#,
+        r#""guards":{"choice":"slowest","count":5},"name":"own","run":"started","single_hop":false,"#,
+        r#""torrc":["ConfluxEnabled 0","Socks5ProxyPassword (not shown)"],"torrc_file":"/etc/perfd/own"},"#,
+        r#"{"control":"unix:/run/tor/control","drop_guards_every_ms":null,"drop_timeouts_every_ms":60000,"#,
+        r#""name":"there","run":"address","socks":"127.0.0.1:9050"}]}"#,
+    );
+    let in_force = config.in_force(&config.experiments[0]).to_string();
+    assert_eq!(in_force, format!("{experiment}{tors}"));
 
     let config = Config::parse(MINIMAL, "config.toml").unwrap();
     let elsewhere = Experiment { tors: vec!["gone".to_owned()], ..config.experiments[0].clone() };
@@ -820,6 +1212,8 @@ fn what_was_in_force_is_told_the_same_way_each_time() {
 fn the_shipped_file_survives_printing() {
     let shipped = Config::parse(SHIPPED, "config.toml").unwrap();
     assert_eq!(Config::parse(&shipped.to_toml(), "printed").unwrap(), shipped);
+    let started = Config::parse(STARTED, "config.toml").unwrap();
+    assert_eq!(Config::parse(&started.to_toml(), "printed").unwrap(), started);
 }
 
 proptest! {
@@ -881,43 +1275,71 @@ fn configs() -> impl Strategy<Value = Config> {
         1..=3650_usize,
     )
         .prop_map(|(file, format, level, keep_days)| Log { file, format: format.1, level: level.1, keep_days });
-    let tors = prop::collection::vec((any::<std::net::SocketAddr>(), 1..=u16::MAX), 1..4).prop_map(|addresses| {
-        let tor = |(i, (mut socks, port)): (usize, (std::net::SocketAddr, u16))| {
-            socks.set_port(port);
+    let tors = prop::collection::vec((tor_run(), any::<[bool; 2]>()), 1..4).prop_map(|drawn| {
+        let tor = |(i, (mut run, [drop_guards, drop_timeouts])): (usize, (TorRun, [bool; 2]))| {
+            if let TorRun::Started(started) = &mut run {
+                // What is measured through has a SocksPort, and each tor a folder of its own.
+                started.single_hop &= i > 0;
+                started.data.push(i.to_string());
+            }
+            let controlled = !matches!(run, TorRun::Address { control: None, .. });
+            let every = |drop: bool| (drop && controlled).then(|| Duration::from_secs(60 + i as u64));
             Tor {
                 name: format!("tor-{i}"),
-                run: TorRun::Address { socks: without_flow(socks), control: None },
-                drop_guards_every: None,
-                drop_timeouts_every: None,
+                run,
+                drop_guards_every: every(drop_guards),
+                drop_timeouts_every: every(drop_timeouts),
             }
         };
-        addresses.into_iter().enumerate().map(tor).collect()
+        drawn.into_iter().enumerate().map(tor).collect::<Vec<_>>()
     });
-    let experiments = prop::collection::vec((1..1_u64 << 31, 1000..=31_536_000_000_u64, any::<[u64; 3]>()), 1..4)
-        .prop_map(|drawn| {
-            let experiment = |(i, (size, every, [a, b, c])): (usize, (u64, u64, [u64; 3]))| {
-                let timeout = 1 + a % every;
-                Experiment {
-                    name: format!("e_{i}.x"),
-                    tors: vec!["tor-0".to_owned()],
-                    kind: Kind::Download,
-                    server: ServerChoice::Auto,
-                    onion_tor: None,
-                    optimistic: false,
-                    requests: 1,
-                    isolation: Isolation::Each,
-                    size,
-                    every: Duration::from_millis(every),
-                    offset: Duration::from_millis(b % every),
-                    timeout: Duration::from_millis(timeout),
-                    jitter: Duration::from_millis(c % (every - timeout + 1)),
-                }
+    let kinds = (
+        prop::sample::select(Kind::ALL.to_vec()),
+        prop::sample::select(ServerChoice::WORDS.to_vec()),
+        prop::sample::select(Isolation::WORDS.to_vec()),
+    );
+    let experiment =
+        (1..1_u64 << 31, 1_000_000..=31_536_000_000_u64, any::<[u64; 3]>(), any::<[bool; 3]>(), 1..=100_u32, kinds);
+    let experiments = prop::collection::vec(experiment, 1..4);
+    let tors_and_experiments = (tors, experiments).prop_map(|(tors, drawn)| {
+        let measured_through = |tor: &&Tor| !matches!(&tor.run, TorRun::Started(StartedTor { single_hop: true, .. }));
+        let names = |tors: &[&Tor]| tors.iter().map(|tor| tor.name.clone()).collect::<Vec<_>>();
+        let (through, controlled): (Vec<_>, Vec<_>) =
+            (tors.iter().filter(measured_through).collect(), tors.iter().filter(|tor| tor.has_control()).collect());
+        let mut experiments = Vec::new();
+        for (i, (size, every, [a, b, c], [all, onion, optimistic], requests, (kind, server, isolation))) in
+            drawn.into_iter().enumerate()
+        {
+            let tors = names(if all { &through } else { &through[..1] });
+            let all_controlled = through.iter().all(|tor| tor.has_control());
+            let server = match server.1 {
+                ServerChoice::Onion if !all_controlled => ServerChoice::Auto,
+                server => server,
             };
-            drawn.into_iter().enumerate().map(experiment).collect()
-        });
+            let onion_tor = names(&controlled).pop().filter(|_| onion && server != ServerChoice::Exit);
+            let runs = u64::from(requests) * tors.len() as u64;
+            let timeout = 1 + a % (every / runs);
+            experiments.push(Experiment {
+                name: format!("e_{i}.x"),
+                tors,
+                kind: kind.0,
+                server,
+                onion_tor,
+                optimistic,
+                requests,
+                isolation: isolation.1,
+                size,
+                every: Duration::from_millis(every),
+                offset: Duration::from_millis(b % every),
+                timeout: Duration::from_millis(timeout),
+                jitter: Duration::from_millis(c % (every - timeout * runs + 1)),
+            });
+        }
+        (tors, experiments)
+    });
     let store = "/[^\\p{Cc}]{0,9}x".prop_map(|path| format!("/store{path}").into());
-    ("[A-Za-z0-9-]{1,64}", text, server, public, run_as, store, log, tors, experiments).prop_map(
-        |(source, contact, server, public, run_as, store, log, tors, experiments)| Config {
+    ("[A-Za-z0-9-]{1,64}", text, server, public, run_as, store, log, tors_and_experiments).prop_map(
+        |(source, contact, server, public, run_as, store, log, (tors, experiments))| Config {
             source,
             contact,
             server,
@@ -929,6 +1351,46 @@ fn configs() -> impl Strategy<Value = Config> {
             experiments,
         },
     )
+}
+
+fn tor_run() -> impl Strategy<Value = TorRun> {
+    let path = || "/[^\\p{Cc}]{0,9}x".prop_map(PathBuf::from);
+    let address = || {
+        (any::<std::net::SocketAddr>(), 1..=u16::MAX).prop_map(|(mut address, port)| {
+            address.set_port(port);
+            without_flow(address)
+        })
+    };
+    let control = prop_oneof![address().prop_map(ControlAddress::Tcp), path().prop_map(ControlAddress::Unix),];
+    let control =
+        (control, prop::option::of(path())).prop_map(|(address, password_file)| Control { address, password_file });
+    let run = (address(), prop::option::of(control)).prop_map(|(socks, control)| TorRun::Address { socks, control });
+    let guards = (prop::sample::select(GuardChoice::WORDS.to_vec()), 1..=100_u32)
+        .prop_map(|((_, choice), count)| GuardSet { choice, count });
+    let authority = "[a-z]{1,9} (orport=[0-9]{1,4} )?127\\.0\\.0\\.[0-9]:[0-9]{1,4} [0-9A-F]{8}";
+    let started = (
+        path(),
+        "/[a-zé /]{0,9}x",
+        prop::collection::vec("Nickname [^\\p{Cc}\\\\\"#]{0,20}", 0..3),
+        prop::option::of(path()),
+        prop::collection::vec(authority, 0..3),
+        any::<bool>(),
+        1000..=86_400_000_u64,
+        prop::option::of(guards),
+    )
+        .prop_map(|(binary, data, torrc, torrc_file, authorities, single_hop, bootstrap_timeout, guards)| {
+            TorRun::Started(StartedTor {
+                binary,
+                data: data.into(),
+                torrc,
+                torrc_file,
+                authorities,
+                single_hop,
+                bootstrap_timeout: Duration::from_millis(bootstrap_timeout),
+                guards,
+            })
+        });
+    prop_oneof![run, started]
 }
 
 /// An IPv6 flow label has no place in a written address.

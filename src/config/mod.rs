@@ -4,11 +4,15 @@
 //! [`Config::in_force`] gives what is kept with each measurement.
 
 mod error;
+mod experiments;
 mod file;
 mod host;
+mod in_force;
 mod print;
 mod quote;
 mod sections;
+mod torrc_line;
+mod tors;
 pub mod units;
 mod walk;
 
@@ -21,6 +25,7 @@ use serde::Serialize;
 use crate::measurement::Kind;
 pub use error::{ConfigError, Problem};
 pub use sections::KEYS;
+pub use torrc_line::fault_of_torrc_line;
 
 /// Everything that the configuration file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

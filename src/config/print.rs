@@ -1,13 +1,11 @@
-//! The configuration as perfd understood it: as TOML, and as the JSON kept with each measurement (pure).
+//! The configuration as perfd understood it, as TOML (pure).
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::units::{format_duration, format_size};
-use super::{Config, Experiment};
+use super::{Config, Control, ControlAddress, Experiment, StartedTor, Tor, TorRun};
 
 impl Config {
     /// The whole configuration as TOML, defaults included; [`Config::parse`] makes the same of it.
@@ -15,30 +13,6 @@ impl Config {
     /// What a file can't say is not kept: a path that is not UTF-8, parts of a millisecond.
     pub fn to_toml(&self) -> String {
         self.to_string()
-    }
-
-    /// What was in force for a run of `experiment`; equal settings give equal text, keys in alphabetical order.
-    ///
-    /// `tor` and `public` are null where the configuration has none such. Times are whole milliseconds.
-    pub fn in_force(&self, experiment: &Experiment) -> Value {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        // Written in alphabetical order, the text stays the same if serde_json comes to keep the order of insertion.
-        json!({
-            "experiment": {
-                "every_ms": millis(experiment.every),
-                "jitter_ms": millis(experiment.jitter),
-                "name": experiment.name,
-                "offset_ms": millis(experiment.offset),
-                "size_bytes": experiment.size,
-                "timeout_ms": millis(experiment.timeout),
-                "tor": experiment.tors.first(),
-            },
-            "public": self.public.as_ref().map(|public| json!({ "host": public.host, "port": public.port })),
-            "source": self.source,
-            "tor": self.tors.iter().find(|tor| experiment.tors.contains(&tor.name)).map(|tor| {
-                json!({ "name": tor.name, "socks": tor.socks().map(|socks| socks.to_string()) })
-            }),
-        })
     }
 }
 
@@ -69,29 +43,80 @@ impl fmt::Display for Config {
         writeln!(f, "level = {}", string(self.log.level.as_str()))?;
         writeln!(f, "keep_days = {}", self.log.keep_days)?;
 
-        for tor in &self.tors {
-            writeln!(
-                f,
-                "\n[[tor]]\nname = {}\nsocks = {}",
-                string(&tor.name),
-                string(&tor.socks().map(|socks| socks.to_string()).unwrap_or_default())
-            )?;
-        }
-        for experiment in &self.experiments {
-            writeln!(
-                f,
-                "\n[[experiment]]\nname = {}\ntor = {}",
-                string(&experiment.name),
-                string(experiment.tors.first().map_or("", |tor| tor))
-            )?;
-            writeln!(f, "size = {}", size(experiment.size))?;
-            writeln!(f, "every = {}", duration(experiment.every))?;
-            writeln!(f, "offset = {}", duration(experiment.offset))?;
-            writeln!(f, "timeout = {}", duration(experiment.timeout))?;
-            writeln!(f, "jitter = {}", duration(experiment.jitter))?;
-        }
-        Ok(())
+        self.tors.iter().try_for_each(|t| tor(f, t))?;
+        self.experiments.iter().try_for_each(|e| experiment(f, e))
     }
+}
+
+fn tor(f: &mut fmt::Formatter<'_>, tor: &Tor) -> fmt::Result {
+    writeln!(f, "\n[[tor]]\nname = {}", string(&tor.name))?;
+    match &tor.run {
+        TorRun::Address { socks, control } => {
+            writeln!(f, "socks = {}", string(&socks.to_string()))?;
+            if let Some(Control { address, password_file }) = control {
+                match address {
+                    ControlAddress::Tcp(address) => writeln!(f, "control = {}", string(&address.to_string()))?,
+                    ControlAddress::Unix(socket) => {
+                        writeln!(f, "control = {}", string(&format!("unix:{}", socket.to_string_lossy())))?;
+                    }
+                }
+                if let Some(file) = password_file {
+                    writeln!(f, "control_password_file = {}", path(file))?;
+                }
+            }
+        }
+        TorRun::Started(started) => self::started(f, started)?,
+    }
+    for (key, every) in [("drop_guards_every", tor.drop_guards_every), ("drop_timeouts_every", tor.drop_timeouts_every)]
+    {
+        if let Some(every) = every {
+            writeln!(f, "{key} = {}", duration(every))?;
+        }
+    }
+    Ok(())
+}
+
+fn started(f: &mut fmt::Formatter<'_>, tor: &StartedTor) -> fmt::Result {
+    writeln!(f, "binary = {}\ndata = {}", path(&tor.binary), path(&tor.data))?;
+    if !tor.torrc.is_empty() {
+        writeln!(f, "torrc = {}", list(&tor.torrc))?;
+    }
+    if let Some(file) = &tor.torrc_file {
+        writeln!(f, "torrc_file = {}", path(file))?;
+    }
+    if !tor.authorities.is_empty() {
+        writeln!(f, "authorities = {}", list(&tor.authorities))?;
+    }
+    writeln!(f, "single_hop = {}\nbootstrap_timeout = {}", tor.single_hop, duration(tor.bootstrap_timeout))?;
+    if let Some(guards) = &tor.guards {
+        writeln!(f, "guards = {}\nguard_count = {}", string(guards.choice.as_str()), guards.count)?;
+    }
+    Ok(())
+}
+
+fn experiment(f: &mut fmt::Formatter<'_>, experiment: &Experiment) -> fmt::Result {
+    writeln!(f, "\n[[experiment]]\nname = {}", string(&experiment.name))?;
+    match experiment.tors.as_slice() {
+        [tor] => writeln!(f, "tor = {}", string(tor))?,
+        tors => writeln!(f, "tor = {}", list(tors))?,
+    }
+    writeln!(f, "kind = {}", string(experiment.kind.as_str()))?;
+    writeln!(f, "server = {}", string(experiment.server.as_str()))?;
+    if let Some(tor) = &experiment.onion_tor {
+        writeln!(f, "onion_tor = {}", string(tor))?;
+    }
+    writeln!(f, "optimistic = {}\nrequests = {}", experiment.optimistic, experiment.requests)?;
+    writeln!(f, "isolation = {}", string(experiment.isolation.as_str()))?;
+    writeln!(f, "size = {}", size(experiment.size))?;
+    writeln!(f, "every = {}", duration(experiment.every))?;
+    writeln!(f, "offset = {}", duration(experiment.offset))?;
+    writeln!(f, "timeout = {}", duration(experiment.timeout))?;
+    writeln!(f, "jitter = {}", duration(experiment.jitter))
+}
+
+fn list(items: &[String]) -> String {
+    let items: Vec<_> = items.iter().map(|item| string(item)).collect();
+    format!("[{}]", items.join(", "))
 }
 
 fn string(text: &str) -> String {

@@ -1,18 +1,16 @@
 //! What each section of the file may hold: keys, defaults, ranges, and the rules between them.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::experiments::{Known, experiment};
 use super::host::fault_of_host;
 use super::quote::quoted;
-use super::units::{LONGEST, format_duration, format_size};
+use super::tors::tors;
 use super::walk::{Entry, Section};
-use super::{
-    Config, Experiment, Isolation, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, ServerChoice, Tor, TorRun,
-};
-use crate::measurement::Kind;
+use super::{Config, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, folder_of};
 
 /// The whole file; whatever is wrong is in the section's report, and nothing may be made of the result then.
 ///
@@ -24,7 +22,7 @@ pub(super) fn config(top: &Section) -> Option<Config> {
     let public = public(&top.section("public"));
     let run_as = run_as(&top.section("privileges"));
     let store_section = top.section("store");
-    let store = store_section.optional("path", PathBuf::from("/var/lib/perfd/perfd.sqlite"), store);
+    let store = store_section.optional("path", PathBuf::from(STORE), store);
     let log_section = top.section("log");
     let log = log(&log_section);
     if let (Some(store), Some(Log { file: Some(file), .. })) = (&store, &log)
@@ -34,16 +32,20 @@ pub(super) fn config(top: &Section) -> Option<Config> {
         let _: Option<()> = log_section.wrong("file", format!("begins the name of a file of the store's; {remedy}"));
     }
 
-    let tor_sections = top.sections("tor");
-    let names = tor_sections.as_ref().map(|sections| names(sections));
-    let tors = tor_sections.map(|sections| sections.iter().map(tor).collect::<Vec<_>>());
+    let tor_sections = top.sections("tor", "name, socks");
+    let names_of_tors = tor_sections.as_ref().map(|sections| names(sections));
+    let state = folder_of(store.as_deref().unwrap_or(Path::new(STORE)));
+    let tors = tor_sections.map(|sections| tors(&sections, state));
 
-    let experiment_sections = top.sections("experiment");
+    let experiment_sections = top.sections("experiment", "name, tor, size, every, timeout");
     experiment_sections.as_ref().map(|sections| self::names(sections));
-    let max_payload = server.as_ref().map(|server| server.max_payload);
-    let known_tors = names.unwrap_or_default();
-    let experiment = |section: &Section| experiment(section, &known_tors, max_payload);
-    let experiments = experiment_sections.map(|sections| sections.iter().map(experiment).collect::<Vec<_>>());
+    let known = Known {
+        names: names_of_tors.unwrap_or_default(),
+        tors: tors.as_deref().unwrap_or_default(),
+        max_payload: server.as_ref().map(|server| server.max_payload),
+    };
+    let experiments = experiment_sections
+        .map(|sections| sections.iter().map(|section| experiment(section, &known)).collect::<Vec<_>>());
 
     Some(Config {
         source: source?,
@@ -66,17 +68,53 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("privileges", &["user", "group"]),
     ("store", &["path"]),
     ("log", &["file", "format", "level", "keep_days"]),
-    ("tor", &["name", "socks"]),
-    ("experiment", &["name", "tor", "size", "every", "offset", "timeout", "jitter"]),
+    (
+        "tor",
+        &[
+            "name",
+            "socks",
+            "control",
+            "control_password_file",
+            "drop_guards_every",
+            "drop_timeouts_every",
+            "binary",
+            "data",
+            "torrc",
+            "torrc_file",
+            "authorities",
+            "single_hop",
+            "bootstrap_timeout",
+            "guards",
+            "guard_count",
+        ],
+    ),
+    (
+        "experiment",
+        &[
+            "name",
+            "tor",
+            "kind",
+            "server",
+            "onion_tor",
+            "optimistic",
+            "requests",
+            "isolation",
+            "size",
+            "every",
+            "offset",
+            "timeout",
+            "jitter",
+        ],
+    ),
 ];
 
 /// In bytes: 1 TiB, beyond which a payload is surely a slip of the pen.
 const LARGEST_PAYLOAD: u64 = 1 << 40;
 
-/// In bytes: Torperf's FILESIZE is an int32.
-const LARGEST_EXPERIMENT: u64 = (1 << 31) - 1;
+/// Where measurements are kept unless the file says otherwise.
+const STORE: &str = "/var/lib/perfd/perfd.sqlite";
 
-const LONGEST_EVERY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const LONGEST_EVERY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// In bytes, so that file names and URLs made of it stay within theirs.
 const LONGEST_NAME: usize = 64;
@@ -85,7 +123,7 @@ fn source(entry: &Entry) -> Option<String> {
     named(entry, "perfd", "letters, digits and hyphens", |b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn name(entry: &Entry, such_as: &str) -> Option<String> {
+pub(super) fn name(entry: &Entry, such_as: &str) -> Option<String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let name = named(entry, such_as, "letters, digits, dots, hyphens and underscores", allowed)?;
     match name.as_str() {
@@ -179,15 +217,10 @@ fn account(entry: &Entry, such_as: &str) -> Option<String> {
 }
 
 fn store(entry: &Entry) -> Option<PathBuf> {
-    const SUCH_AS: &str = "/var/lib/perfd/perfd.sqlite";
-    let path = path(entry, SUCH_AS)?;
+    let path = path(entry, STORE)?;
     // SQLite has its own ideas about these.
     if path.is_empty() || path.starts_with(':') || path.starts_with("file:") {
-        return entry.wrong(format_args!(
-            "{} is no path of a file; write one such as {}",
-            quoted(path),
-            quoted(SUCH_AS)
-        ));
+        return entry.wrong(format_args!("{} is no path of a file; write one such as {}", quoted(path), quoted(STORE)));
     }
     Some(path.into())
 }
@@ -202,6 +235,14 @@ fn path<'a>(entry: &'a Entry, such_as: &str) -> Option<&'a str> {
         return entry.wrong(format_args!("{shown} is a folder; write a file in it, such as {such_as}"));
     }
     Some(path)
+}
+
+/// The path of a file that must be named.
+pub(super) fn file_path(entry: &Entry, such_as: &str) -> Option<PathBuf> {
+    match path(entry, such_as)? {
+        "" => entry.wrong(format_args!("\"\" is no path of a file; write one such as {}", quoted(such_as))),
+        path => Some(path.into()),
+    }
 }
 
 fn log(section: &Section) -> Option<Log> {
@@ -240,83 +281,4 @@ fn names<'a>(sections: &[Section<'a>]) -> Vec<&'a str> {
         }
     }
     names
-}
-
-fn tor(section: &Section) -> Option<Tor> {
-    let name = section.required("name", r#""tor""#, |entry| name(entry, "tor"));
-    let socks = section.required("socks", r#""127.0.0.1:9050""#, |entry| match entry.address("127.0.0.1:9050")? {
-        address if address.port() == 0 => {
-            entry.wrong(format_args!("\"{address}\" has port 0; write tor's SocksPort, such as \"127.0.0.1:9050\""))
-        }
-        address => Some::<SocketAddr>(address),
-    });
-    let run = TorRun::Address { socks: socks?, control: None };
-    Some(Tor { name: name?, run, drop_guards_every: None, drop_timeouts_every: None })
-}
-
-fn experiment(section: &Section, tors: &[&str], max_payload: Option<u64>) -> Option<Experiment> {
-    let name = section.required("name", r#""50kib""#, |entry| name(entry, "50kib"));
-    let first_tor = tors.first().copied().unwrap_or("tor");
-    let tor = section.required("tor", &quoted(first_tor), |entry| {
-        let tor = entry.string(first_tor)?;
-        // Without a single tor, that is the problem, and it is noted.
-        if !tors.is_empty() && !tors.contains(&tor) {
-            let known = tors.iter().map(|tor| quoted(tor)).collect::<Vec<_>>().join(", ");
-            return entry.wrong(format_args!("there is no tor {}; write one of {known}", quoted(tor)));
-        }
-        Some(tor.to_owned())
-    });
-    let size = section.required("size", r#""50 KiB""#, |entry| {
-        let size = entry.size(1..=LARGEST_EXPERIMENT)?;
-        match max_payload {
-            Some(most) if size > most => {
-                let (size, most) = (format_size(size), format_size(most));
-                entry.wrong(format_args!(
-                    "\"{size}\" is more than server.max_payload \"{most}\"; make it at most {most}, or raise that"
-                ))
-            }
-            _ => Some(size),
-        }
-    });
-    let every = section
-        .required("every", r#""5 min""#, |entry| entry.duration(Duration::from_secs(1)..=LONGEST_EVERY))
-        .map(|every| (every, format_duration(every)));
-    let any = |entry: &Entry| entry.duration(Duration::ZERO..=LONGEST);
-    let offset = section.optional("offset", Duration::ZERO, any);
-    let timeout =
-        section.required("timeout", r#""295 s""#, |entry| entry.duration(Duration::from_millis(1)..=LONGEST_EVERY));
-    let jitter = section.optional("jitter", Duration::ZERO, any);
-
-    if let (Some((every, every_text)), Some(offset)) = (&every, offset)
-        && offset >= *every
-    {
-        let offset = format_duration(offset);
-        let message = format!("\"{offset}\" is not less than every \"{every_text}\"; make it less than {every_text}");
-        section.wrong::<()>("offset", message);
-    }
-    if let (Some((every, every_text)), Some(timeout), Some(jitter)) = (&every, timeout, jitter)
-        && timeout.saturating_add(jitter) > *every
-    {
-        let (timeout, jitter) = (format_duration(timeout), format_duration(jitter));
-        let message = format!(
-            "\"{timeout}\" and jitter \"{jitter}\" are together longer than every \"{every_text}\"; \
-             make timeout and jitter together at most {every_text}"
-        );
-        section.wrong::<()>("timeout", message);
-    }
-    Some(Experiment {
-        name: name?,
-        tors: vec![tor?],
-        kind: Kind::Download,
-        server: ServerChoice::Auto,
-        onion_tor: None,
-        optimistic: false,
-        requests: 1,
-        isolation: Isolation::Each,
-        size: size?,
-        every: every?.0,
-        offset: offset?,
-        timeout: timeout?,
-        jitter: jitter?,
-    })
 }

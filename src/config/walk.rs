@@ -77,10 +77,9 @@ impl<'a> Section<'a> {
         Section { report: self.report, table, name, line, path: name.to_owned() }.without_unknown_keys()
     }
 
-    /// The `[[name]]`s below this one, at least one.
-    pub(super) fn sections(&self, name: &'static str) -> Option<Vec<Section<'a>>> {
+    /// The `[[name]]`s below this one, at least one; `keys` are those that it needs.
+    pub(super) fn sections(&self, name: &'static str, keys: &str) -> Option<Vec<Section<'a>>> {
         let Some(entry) = self.entry(name) else {
-            let keys = keys_of(name).join(", ");
             return self.wrong(name, format_args!("is missing; write at least one [[{name}]], with its keys {keys}"));
         };
         let items = match entry.value {
@@ -210,6 +209,13 @@ impl Entry<'_> {
         }
     }
 
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(yes) => Some(*yes),
+            _ => self.wrong(format_args!("is {}, not a boolean; write true or false", self.type_of())),
+        }
+    }
+
     pub(super) fn integer(&self, range: RangeInclusive<u32>) -> Option<u32> {
         let (least, most) = (range.start(), range.end());
         let DeValue::Integer(integer) = self.value else {
@@ -290,6 +296,14 @@ impl Entry<'_> {
         // Not a `collect` into an `Option`, which would stop at the first that is wrong.
         let read: Vec<_> = items.iter().map(read).collect();
         read.into_iter().collect()
+    }
+
+    /// What `read` makes of each value of a list, at least one, or of a value that is no list.
+    pub(super) fn one_or_list<T>(&self, such_as: &str, read: impl Fn(&Entry) -> Option<T>) -> Option<Vec<T>> {
+        match self.value {
+            DeValue::Array(_) => self.list(such_as, read),
+            _ => Some(vec![read(self)?]),
+        }
     }
 
     fn within<T: PartialOrd>(

@@ -14,7 +14,8 @@ use super::keys::authority_line;
 use super::process::{self, LOG_LINES, POLL};
 use super::torrc::{INITIAL_VOTING_INTERVAL, Plan, PlannedNode, RELAYS, VOTE_TO_CONSENSUS};
 use super::tors::Tors;
-use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, gate, io_error, lock, prepare, status};
+use super::{Options, STATE, Status, TestNet, TestNetError, end_all, fetch, io_error, lock, prepare, status};
+use crate::gate::{self, Network};
 
 /// How far a network has come, in order; [`up`] reports each when it begins or moves on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +193,8 @@ impl Rising<'_> {
     fn let_vote(&mut self, authority: &PlannedNode) -> Result<(), TestNetError> {
         self.plan.vote_offset = Some(vote_offset(SystemTime::now()));
         let folder = self.plan.folder(authority);
-        gate::rewrite(&folder, &self.plan.torrc(authority)).map_err(io_error("the authority's torrc".to_owned()))?;
+        gate::rewrite(&folder, &self.plan.torrc(authority), Network::Private)
+            .map_err(io_error("the authority's torrc".to_owned()))?;
         process::send(&[folder], Signal::SIGHUP);
         Ok(())
     }

@@ -11,7 +11,8 @@ use tokio::process::{Child, Command};
 
 use super::process::LOG_LINES;
 use super::torrc::{Plan, PlannedNode};
-use super::{Role, TestNetError, gate, io_error};
+use super::{Role, TestNetError, io_error};
+use crate::gate;
 
 /// Makes the authority's keys, and from them the value of everyone's `DirAuthority` line.
 pub async fn authority_line(plan: &Plan, authority: &PlannedNode, tor_dir: &Path) -> Result<String, TestNetError> {
@@ -21,10 +22,12 @@ pub async fn authority_line(plan: &Plan, authority: &PlannedNode, tor_dir: &Path
     // told of some authority before ours is known, this one stands in.
     let nobody = Plan { authorities: vec![format!("nobody {dir_address} {}", "0".repeat(40))], ..plan.clone() };
     let as_relay = nobody.torrc(&PlannedNode { role: Role::Relay, ..authority.clone() });
+    let keys = folder.join("data/keys");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(io_error(keys.display().to_string()))?;
     let tor = gate::start(&tor_dir.join("tor"), &folder, &as_relay, gate::Task::ListFingerprint)
         .map_err(io_error("starting tor".to_owned()))?;
     let (fingerprint, certificate) =
-        tokio::join!(output("tor --list-fingerprint", tor), certificate(&folder, tor_dir, dir_address));
+        tokio::join!(output("tor --list-fingerprint", tor), certificate(&keys, tor_dir, dir_address));
     // "authority 0123 4567 …"
     let fingerprint = word_after("tor --list-fingerprint", &format!("{} ", authority.name), &fingerprint?)?;
     let identity = word_after("tor-gencert", "fingerprint ", &certificate?)?;
@@ -32,9 +35,7 @@ pub async fn authority_line(plan: &Plan, authority: &PlannedNode, tor_dir: &Path
 }
 
 /// Makes the authority's long-term and signing keys, and returns the certificate.
-async fn certificate(folder: &Path, tor_dir: &Path, dir_address: SocketAddr) -> Result<String, TestNetError> {
-    let keys = folder.join("data/keys");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(io_error(keys.display().to_string()))?;
+async fn certificate(keys: &Path, tor_dir: &Path, dir_address: SocketAddr) -> Result<String, TestNetError> {
     let certificate = keys.join("authority_certificate");
     let mut gencert = Command::new(tor_dir.join("tor-gencert"))
         .args(["--create-identity-key", "--passphrase-fd", "0", "-m", "12", "-a", &dir_address.to_string()])

@@ -1,13 +1,12 @@
 //! A private Tor network of real tor processes on loopback: one authority, six relays, one client.
 //!
 //! For demos, tests and development on a machine without (or away from) the public network. Every
-//! tor goes through [`gate::start`], which refuses one that could join the public network. The
+//! tor goes through [`start`](crate::gate::start), which refuses one that could join the public network. The
 //! network's files are in one folder: `testnet.json` and, per node, its torrc, log, pid and data.
 
 mod bootstrap;
 mod client;
 mod fetch;
-pub mod gate;
 mod keys;
 mod process;
 pub mod torrc;

@@ -209,7 +209,7 @@ fn client_part(node: &PlannedNode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testnet::gate;
+    use crate::gate;
 
     fn plan() -> Plan {
         Plan {

@@ -6,7 +6,8 @@ use tokio::process::Child;
 
 use super::process::{self, LOG_LINES};
 use super::torrc::PlannedNode;
-use super::{Node, TestNetError, gate, io_error};
+use super::{Node, TestNetError, io_error};
+use crate::gate;
 
 /// Started tors, which are killed if this is dropped before they are released.
 #[derive(Default)]
