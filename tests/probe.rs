@@ -2,160 +2,20 @@
 
 #[path = "common/peers.rs"]
 mod peers;
+#[path = "common/runs.rs"]
+mod runs;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use peers::{Peer, Step, answers, asked, asked_without_name, granted, ok, payload, response, script, send};
-use perfd::measurement::{Cause, Kind, Measurement, Outcome, PARTIALS, Phase, Request, RunId};
-use perfd::probe::{Prober, measure};
+use perfd::measurement::{Kind, Measurement, PARTIALS, Phase, Request};
+use perfd::probe::{Prober, measure, measured};
 use proptest::prelude::*;
+use runs::{SEED, SIZE, body, case, case_with, check, expect, request, run, summary, then};
 
-const SEED: [u8; 32] = [9; 32];
-const SIZE: usize = 3000;
 const LENGTH: &str = "Content-Length: 3000";
 const CHUNKED: &str = "Transfer-Encoding: chunked";
-
-fn request(socks: SocketAddr) -> Request {
-    Request {
-        id: RunId::random(),
-        kind: Kind::Download,
-        user: "perfd-test".to_owned(),
-        optimistic: false,
-        socks,
-        host: "server.example".into(),
-        port: 8080,
-        path: "/payload?bytes=3000".into(),
-        size: Some(SIZE as u64),
-        timeout: Duration::from_secs(20),
-        payload_seed: Some(SEED),
-    }
-}
-
-fn body() -> Vec<u8> {
-    payload(SEED, SIZE)
-}
-
-/// Measures, and checks what holds of every measurement.
-async fn run(request: &Request) -> Measurement {
-    let before = Instant::now();
-    let measurement = measure(request).await;
-    let took = before.elapsed();
-    assert!(took < request.timeout + Duration::from_secs(1), "took {took:?}: {measurement:?}");
-    assert!(u128::from(measurement.ended) <= took.as_micros());
-    check(request, &measurement);
-    measurement
-}
-
-fn check(request: &Request, m: &Measurement) {
-    let steps = m.steps.in_order();
-    let reached: Vec<u64> = steps.iter().map_while(|(_, at)| *at).collect();
-    assert_eq!(reached.len(), steps.iter().filter(|(_, at)| at.is_some()).count(), "a gap in the steps: {m:#?}");
-    assert!(reached.is_sorted(), "steps out of order: {m:#?}");
-    assert!(reached.iter().all(|at| *at <= m.ended), "a step after the end: {m:#?}");
-    assert_eq!(m.outcome == Outcome::Complete, m.steps.data_complete.is_some(), "{m:#?}");
-    if let Some(phase) = m.outcome.phase() {
-        assert_eq!(phase, m.steps.pending(), "{m:#?}");
-    }
-
-    for marks in [&m.steps.deciles[..], &m.steps.partials[..]] {
-        let reached: Vec<u64> = marks.iter().map_while(|at| *at).collect();
-        assert_eq!(reached.len(), marks.iter().flatten().count(), "a gap in the marks: {m:#?}");
-        assert!(reached.is_sorted(), "marks out of order: {m:#?}");
-        for at in reached {
-            assert!(m.steps.data_response.is_some_and(|response| response <= at), "{m:#?}");
-            assert!(at <= m.steps.data_complete.unwrap_or(m.ended), "{m:#?}");
-        }
-    }
-    if let (Outcome::Complete, 1..) = (&m.outcome, m.size) {
-        assert!(m.steps.deciles[0].is_some(), "complete without a first byte: {m:#?}");
-        if request.size.is_some() {
-            assert_eq!(m.steps.deciles[10], m.steps.data_complete, "{m:#?}");
-        }
-        let expected = PARTIALS.iter().filter(|position| **position <= m.size).count();
-        assert_eq!(m.steps.partials.iter().flatten().count(), expected, "{m:#?}");
-    }
-
-    let failure = m.outcome.failure();
-    let cause = failure.map(|f| f.cause);
-    assert_eq!(failure.is_some_and(|f| f.socks_code.is_some()), cause == Some(Cause::SocksReply), "{m:#?}");
-    assert_eq!(failure.is_some_and(|f| f.http_status.is_some()), cause == Some(Cause::HttpStatus), "{m:#?}");
-    assert!(failure.is_none_or(|f| !f.detail.is_empty()));
-    assert!(m.isolated.is_none() || m.steps.negotiate.is_some(), "{m:#?}");
-    let whole = m.outcome == Outcome::Complete || cause == Some(Cause::PayloadPadded);
-    assert!(!m.verified || (whole && request.payload_seed.is_some()), "{m:#?}");
-    if m.outcome == Outcome::Complete {
-        assert_eq!(m.verified, request.payload_seed.is_some(), "{m:#?}");
-    }
-    assert_eq!(m.local.is_some(), m.steps.connect.is_some(), "{m:#?}");
-    assert_eq!(m.read > 0, m.steps.data_response.is_some(), "{m:#?}");
-    assert!(m.written == 0 || m.steps.response.is_some(), "{m:#?}");
-    assert!(m.written > 0 || m.steps.data_request.is_none(), "{m:#?}");
-    assert!(m.size <= i64::MAX as u64, "{m:#?}");
-}
-
-/// What came out, in one line: outcome, phase, cause, code or status; isolation where it is known.
-fn summary(m: &Measurement) -> String {
-    let mut words = vec![m.outcome.word().to_owned()];
-    words.extend(m.outcome.phase().map(|phase| phase.as_str().to_owned()));
-    if let Some(failure) = m.outcome.failure() {
-        words.push(failure.cause.as_str().to_owned());
-        words.extend(failure.socks_code.map(|code| format!("{code:02x}")));
-        words.extend(failure.http_status.map(|status| status.to_string()));
-    }
-    words.extend(m.isolated.map(|isolated| if isolated { "isolated" } else { "shared" }.to_owned()));
-    if m.verified {
-        words.push("verified".into());
-    }
-    words.join(" ")
-}
-
-/// A scripted peer, what to change in the request, and what is to come of it.
-struct Case {
-    script: Vec<Step>,
-    change: fn(&mut Request),
-    expected: String,
-}
-
-fn case(script: Vec<Step>, expected: impl Into<String>) -> Case {
-    case_with(script, |_| {}, expected)
-}
-
-fn case_with(script: Vec<Step>, change: fn(&mut Request), expected: impl Into<String>) -> Case {
-    Case { script, change, expected: expected.into() }
-}
-
-/// Runs the cases side by side and compares all that came out.
-async fn expect(cases: Vec<Case>) {
-    let runs = cases.into_iter().map(|Case { script, change, expected }| async move {
-        let peer = Peer::start(script.clone()).await;
-        let mut request = request(peer.address);
-        change(&mut request);
-        let measurement = run(&request).await;
-        let seen = peer.end().await;
-        if !seen.head.is_empty() {
-            assert_eq!(measurement.written, seen.received, "{script:?}");
-            assert_eq!(measurement.written, seen.head.len() as u64, "{script:?}");
-        }
-        if measurement.outcome == Outcome::Complete {
-            assert_eq!(measurement.read, seen.sent, "{script:?}");
-        }
-        let came = summary(&measurement);
-        (came != expected).then(|| {
-            let script = format!("{script:?}");
-            format!("expected: {expected}\n    came: {came}\n    {:?}\n    {script:.300}", measurement.outcome)
-        })
-    });
-    let wrong: Vec<String> = join_all(runs).await.into_iter().flatten().collect();
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-}
-
-/// `steps` with one more.
-fn then(mut steps: Vec<Step>, next: impl IntoIterator<Item = Step>) -> Vec<Step> {
-    steps.extend(next);
-    steps
-}
 
 #[tokio::test]
 async fn a_port_that_refuses_is_a_failure_to_connect() {
@@ -742,6 +602,7 @@ proptest! {
         cut in any::<bool>(),
         size in prop_oneof![Just(Some(SIZE as u64)), Just(None), (0..4u64).prop_map(Some)],
         verify in any::<bool>(),
+        (upload, optimistic) in any::<(bool, bool)>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -753,7 +614,9 @@ proptest! {
             steps.push(end);
             let peer = Peer::start(steps).await;
             let payload_seed = verify.then_some(SEED);
-            run(&Request { timeout: Duration::from_millis(100), size, payload_seed, ..request(peer.address) }).await;
+            let kind = if upload { Kind::Upload } else { Kind::Download };
+            let timeout = Duration::from_millis(100);
+            run(&Request { kind, optimistic, timeout, size, payload_seed, ..request(peer.address) }).await;
             peer.end().await;
         });
     }
@@ -798,7 +661,7 @@ async fn many_runs_go_side_by_side() {
     let runs = (0..50).map(|_| async {
         let peer = Peer::start(answers(ok(&[LENGTH], &body()))).await;
         let request = request(peer.address);
-        let measurement = prober.measure(request.clone()).await.unwrap();
+        let measurement = prober.measure(request.clone()).await.unwrap().measurement;
         check(&request, &measurement);
         let user = [b"perfd-", request.id.as_str().as_bytes()].concat();
         assert_eq!(peer.end().await.login[2..40], user, "each has a name of its own");
@@ -807,6 +670,34 @@ async fn many_runs_go_side_by_side() {
     assert_eq!(join_all(runs).await, vec!["complete isolated verified"; 50]);
     drop(prober);
     tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn times_count_from_the_moment_that_is_told() {
+    let peer = Peer::start(answers(ok(&[LENGTH], &body()))).await;
+    let before = Instant::now();
+    let measured = measured(&request(peer.address)).await;
+    let after = Instant::now();
+    assert_eq!(summary(&measured.measurement), "complete isolated verified");
+    assert!(before <= measured.origin && measured.origin + Duration::from_micros(measured.measurement.ended) <= after);
+    peer.end().await;
+}
+
+#[tokio::test]
+async fn a_curve_has_the_bytes_as_they_came_as_far_as_they_came() {
+    let parts: Vec<Step> = body().chunks(500).map(send).collect();
+    let mut steps = script([granted(), vec![send(ok(&[LENGTH], &[]))]]);
+    for part in &parts[..5] {
+        steps.extend([Step::Wait(Duration::from_millis(20)), part.clone()]);
+    }
+    let peer = Peer::start(then(steps, [Step::Wait(Duration::from_millis(20)), Step::Close])).await;
+    let measurement = run(&request(peer.address)).await;
+    assert_eq!(summary(&measurement), "failed data_complete payload_truncated isolated");
+    let bytes: Vec<u64> = measurement.curve.iter().map(|(_, bytes)| *bytes).collect();
+    assert_eq!(bytes, [500, 1000, 1500, 2000, 2500]);
+    let gaps = measurement.curve.windows(2).map(|two| two[1].0 - two[0].0);
+    assert!(gaps.min() >= Some(10_000), "{:?}", measurement.curve);
+    peer.end().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@
 //! that never leaves this instance. So perfd can compare every byte that comes back, and no relay on
 //! the path can predict, cache or make up a payload to look fast.
 
+pub mod body;
 pub mod in_flight;
+pub mod progress;
+pub mod receipt;
 pub mod secret;
 
 use chacha20::cipher::{StreamCipher, StreamCipherCoreWrapper};

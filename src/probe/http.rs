@@ -4,7 +4,7 @@
 //! hyper speaks HTTP. It hands payload up later than it came, in pieces of its own; so the stream under
 //! it shows every byte to this watch first, and the times of the payload are those of the reads.
 
-use crate::measurement::{PARTIALS, Steps};
+use crate::payload::progress::Progress;
 
 /// A response's head may not be longer than this. hyper is given the same bound, and goes beyond it where
 /// the head ends within the same read.
@@ -21,14 +21,10 @@ pub const SIZE_LIMIT: u64 = i64::MAX as u64;
 pub struct Watch {
     state: State,
     head_too_long: bool,
-    /// The payload's size as asked for, until the head announces another.
-    size: Option<u64>,
-    payload: u64,
+    /// The payload; its size is what was asked for, else what the head announces.
+    payload: Progress,
     surplus: u64,
     first_byte: Option<u64>,
-    complete: Option<u64>,
-    deciles: [Option<u64>; 11],
-    partials: [Option<u64>; PARTIALS.len()],
 }
 
 #[derive(Debug)]
@@ -53,13 +49,9 @@ impl Watch {
         Watch {
             state: State::Head(Vec::new()),
             head_too_long: false,
-            size,
-            payload: 0,
+            payload: Progress::new(size),
             surplus: 0,
             first_byte: None,
-            complete: None,
-            deciles: [None; 11],
-            partials: [None; PARTIALS.len()],
         }
     }
 
@@ -75,19 +67,15 @@ impl Watch {
         }
     }
 
-    /// The payload's size: what was asked for, else what was announced.
-    pub fn size(&self) -> Option<u64> {
-        self.size
-    }
-
     /// Whether a head was longer than [`HEAD_LIMIT`]; nothing after it was looked at.
     pub fn head_too_long(&self) -> bool {
         self.head_too_long
     }
 
-    /// How many bytes of payload have come.
-    pub fn payload(&self) -> u64 {
-        self.payload
+    /// The payload: what was asked for or announced, and how much of it came when. Whether it is whole and
+    /// right is not for the watch to say.
+    pub fn payload(&self) -> &Progress {
+        &self.payload
     }
 
     /// How many bytes came after the end of the payload.
@@ -95,17 +83,9 @@ impl Watch {
         self.surplus
     }
 
-    /// Writes what was seen into the steps; whether the payload is whole and right is not for the
-    /// watch to say, so `data_complete` is left to the caller.
-    pub fn fill(&self, steps: &mut Steps) {
-        steps.data_response = self.first_byte;
-        steps.deciles = self.deciles;
-        steps.partials = self.partials;
-    }
-
-    /// When the last byte of the payload had come; of a payload of unknown size, the last one so far.
-    pub fn complete(&self) -> Option<u64> {
-        self.complete
+    /// When the first byte of the response came, whatever it was.
+    pub fn first_byte(&self) -> Option<u64> {
+        self.first_byte
     }
 
     /// Takes in the beginning of `bytes` and returns how many of them, at least one.
@@ -126,7 +106,7 @@ impl Watch {
                 }
                 let Some(end) = end else { return bytes.len() };
                 head.truncate(end);
-                self.state = after_head(head, &mut self.size);
+                self.state = after_head(head, &mut self.payload);
                 end - before
             }
             State::Sized(left) => {
@@ -135,11 +115,11 @@ impl Watch {
                 if *left == 0 {
                     self.state = State::Over;
                 }
-                self.advance(at, n);
+                self.payload.advance(at, n);
                 n.max(1) as usize
             }
             State::UntilClose => {
-                self.advance(at, bytes.len() as u64);
+                self.payload.advance(at, bytes.len() as u64);
                 bytes.len()
             }
             State::Chunked(chunks) => {
@@ -147,7 +127,7 @@ impl Watch {
                 if over {
                     self.state = State::Over;
                 }
-                self.advance(at, payload);
+                self.payload.advance(at, payload);
                 used
             }
             State::Over => {
@@ -157,39 +137,6 @@ impl Watch {
             State::Ignored => bytes.len(),
         }
     }
-
-    fn advance(&mut self, at: u64, more: u64) {
-        let before = self.payload;
-        self.payload += more;
-        let reached = |position: u64| before < position && position <= before + more;
-        for (mark, position) in self.partials.iter_mut().zip(PARTIALS) {
-            if reached(position) && self.size.is_none_or(|size| position <= size) {
-                *mark = Some(at);
-            }
-        }
-        match self.size {
-            Some(size) => {
-                for (tenths, mark) in self.deciles.iter_mut().enumerate() {
-                    if reached(decile_position(size, tenths as u64)) {
-                        *mark = Some(at);
-                    }
-                }
-                if reached(size) {
-                    self.complete = Some(at);
-                }
-            }
-            None if more > 0 => {
-                self.deciles[0].get_or_insert(at);
-                self.complete = Some(at);
-            }
-            None => {}
-        }
-    }
-}
-
-/// How many bytes are `tenths` tenths of the payload; its first byte stands for none.
-fn decile_position(size: u64, tenths: u64) -> u64 {
-    (u128::from(size) * u128::from(tenths)).div_ceil(10).max(1) as u64
 }
 
 /// Where the head ends: after the first empty line. Only what is new since `before` is searched.
@@ -203,7 +150,7 @@ fn end_of_head(head: &[u8], before: usize) -> Option<usize> {
 }
 
 /// What follows this head, by the rules that hyper goes by: it decides what is payload, the watch when it came.
-fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
+fn after_head(head: &[u8], payload: &mut Progress) -> State {
     let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
     let mut response = httparse::Response::new(&mut headers);
     if !matches!(response.parse(head), Ok(httparse::Status::Complete(_))) {
@@ -227,7 +174,7 @@ fn after_head(head: &[u8], size: &mut Option<u64>) -> State {
     let mut lengths = values("content-length").flat_map(|line| line.split(',')).map(length);
     match lengths.next() {
         Some(Some(announced)) if lengths.all(|again| again == Some(announced)) => {
-            size.get_or_insert(announced);
+            payload.announce(announced);
             if announced == 0 { State::Over } else { State::Sized(announced) }
         }
         Some(_) => State::Ignored,
@@ -320,20 +267,19 @@ mod tests {
     fn marks_lie_where_the_bytes_came() {
         let watch = watch(Some(100), format!("{HEAD}{}", "x".repeat(100)).as_bytes());
         let head = HEAD.len() as u64;
-        let mut steps = Steps::default();
-        watch.fill(&mut steps);
-        assert_eq!(steps.data_response, Some(0));
-        assert_eq!(steps.deciles[0], Some(head), "the first byte");
-        assert_eq!(steps.deciles[1], Some(head + 9), "the tenth byte");
-        assert_eq!(steps.deciles[10], Some(head + 99));
-        assert_eq!((watch.complete(), watch.payload(), watch.surplus()), (Some(head + 99), 100, 0));
-        assert_eq!(steps.partials, [None; 9], "10 KiB are beyond its size");
+        assert_eq!(watch.first_byte(), Some(0));
+        let payload = watch.payload();
+        assert_eq!(payload.deciles()[0], Some(head), "the first byte");
+        assert_eq!(payload.deciles()[1], Some(head + 9), "the tenth byte");
+        assert_eq!(payload.deciles()[10], Some(head + 99));
+        assert_eq!((payload.complete(), payload.passed(), watch.surplus()), (Some(head + 99), 100, 0));
+        assert_eq!(payload.partials(), [None; 9], "10 KiB are beyond its size");
     }
 
     #[test]
     fn what_comes_after_the_payload_is_surplus() {
         let watch = watch(Some(100), format!("{HEAD}{}", "x".repeat(107)).as_bytes());
-        assert_eq!((watch.payload(), watch.surplus()), (100, 7));
+        assert_eq!((watch.payload().passed(), watch.surplus()), (100, 7));
     }
 
     #[test]
@@ -341,14 +287,17 @@ mod tests {
         let body = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4;x=y\r\nabcd\r\n1A\r\n\
                     abcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: 1\r\n\r\nxyz";
         let watch = watch(None, body.as_bytes());
-        assert_eq!((watch.payload(), watch.surplus(), watch.size()), (30, 3, None));
+        assert_eq!((watch.payload().passed(), watch.surplus(), watch.payload().size()), (30, 3, None));
     }
 
     #[test]
     fn a_provisional_response_and_bare_line_feeds_are_passed_over() {
         let watch =
             watch(None, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\ncontent-length: 3\n\nabc");
-        assert_eq!((watch.payload(), watch.size(), watch.complete().is_some()), (3, Some(3), true));
+        assert_eq!(
+            (watch.payload().passed(), watch.payload().size(), watch.payload().complete().is_some()),
+            (3, Some(3), true)
+        );
     }
 
     #[test]
@@ -361,7 +310,7 @@ mod tests {
             ("Transfer-Encoding: chunked, xchunked", 9, None),
         ] {
             let watch = watch(None, format!("\r\n\r\nHTTP/1.1 200 OK\r\n{headers}\r\n\r\n1\r\na\r\n0\r\n").as_bytes());
-            assert_eq!((watch.payload(), watch.size()), (payload, size), "{headers}");
+            assert_eq!((watch.payload().passed(), watch.payload().size()), (payload, size), "{headers}");
         }
     }
 
@@ -375,15 +324,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4",
             "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808",
         ] {
-            assert_eq!(watch(Some(3), format!("{head}\r\n\r\nabc").as_bytes()).payload(), 0, "{head}");
+            assert_eq!(watch(Some(3), format!("{head}\r\n\r\nabc").as_bytes()).payload().passed(), 0, "{head}");
         }
-    }
-
-    #[test]
-    fn deciles_of_tiny_and_huge_payloads_are_in_range() {
-        assert_eq!(decile_position(1, 0), 1);
-        assert_eq!(decile_position(1, 10), 1);
-        assert_eq!(decile_position(u64::MAX, 10), u64::MAX);
     }
 
     proptest! {
@@ -405,7 +347,8 @@ mod tests {
                 cut.read(0, now);
                 rest = later;
             }
-            prop_assert_eq!((whole.payload(), whole.surplus(), whole.size()), (cut.payload(), cut.surplus(), cut.size()));
+            let count = |watch: &Watch| (watch.payload().passed(), watch.surplus(), watch.payload().size());
+            prop_assert_eq!(count(&whole), count(&cut));
         }
     }
 }

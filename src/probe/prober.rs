@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::measure;
-use crate::measurement::{Measurement, Request};
+use super::{Measured, measured};
+use crate::measurement::Request;
 
 /// Runs that may wait for the thread to take them up; it does so at once, so few ever wait.
 const QUEUE: usize = 16;
@@ -21,7 +21,7 @@ pub struct Prober {
 #[derive(Debug)]
 struct Job {
     request: Request,
-    reply: oneshot::Sender<Measurement>,
+    reply: oneshot::Sender<Measured>,
 }
 
 impl Prober {
@@ -39,10 +39,10 @@ impl Prober {
     /// Measures in the thread. A caller that stops waiting ends the run.
     ///
     /// Returns `None` if the thread is gone, or the run panicked.
-    pub async fn measure(&self, request: Request) -> Option<Measurement> {
-        let (reply, measured) = oneshot::channel();
+    pub async fn measure(&self, request: Request) -> Option<Measured> {
+        let (reply, answer) = oneshot::channel();
         self.jobs.send(Job { request, reply }).await.ok()?;
-        measured.await.ok()
+        answer.await.ok()
     }
 }
 
@@ -62,8 +62,8 @@ async fn work(mut queue: mpsc::Receiver<Job>) {
 
 async fn run(Job { request, mut reply }: Job) {
     tokio::select! {
-        measurement = measure(&request) => {
-            let _ = reply.send(measurement);
+        measured = measured(&request) => {
+            let _ = reply.send(measured);
         }
         () = reply.closed() => {}
     }

@@ -105,6 +105,29 @@ fn length_of_message(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// No message of a handshake is longer: a request or reply with a name of 255 bytes.
+pub const LONGEST_MESSAGE: usize = 7 + 255;
+
+/// How many bytes are to be read before more can be said of a reply that begins so; none once it is whole. A
+/// reply is read as tokio-socks reads one: four bytes that say what it is, then its address.
+///
+/// # Errors
+/// If the reply does not grant the request, or is none.
+pub fn missing_of_reply(reply: &[u8]) -> Result<usize, tokio_socks::Error> {
+    use tokio_socks::Error as E;
+    match reply {
+        [] | [_] | [_, _] | [_, _, _] => Ok(4 - reply.len()),
+        [VERSION, 0, 0, 3] => Ok(1),
+        [VERSION, 0, 0, ..] => {
+            length_of_message(reply).map(|length| length.saturating_sub(reply.len())).ok_or(E::UnknownAddressType)
+        }
+        [VERSION, 0, ..] => Err(E::InvalidReservedByte),
+        // The code itself is read back from the transcript.
+        [VERSION, ..] => Err(E::GeneralSocksServerFailure),
+        _ => Err(E::InvalidResponseVersion),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +178,21 @@ mod tests {
         assert_eq!(read_back(&transcript(&[OFFER], &[&[5, 0xff]])).negotiate, None);
         let cut = read_back(&transcript(&[OFFER, LOGIN, &REQUEST[..8]], &[&[5, 2], &[1, 0], &GRANTED[..9]]));
         assert_eq!((cut.request, cut.response, cut.reply_code), (None, None, Some(0)));
+    }
+
+    #[test]
+    fn a_reply_is_read_to_its_end_and_no_further() {
+        for reply in [GRANTED.to_vec(), [&[5, 0, 0, 4][..], &[9; 18]].concat(), b"\x05\0\0\x03\x04host\0\x50".to_vec()]
+        {
+            for cut in 0..reply.len() {
+                let missing = missing_of_reply(&reply[..cut]).unwrap();
+                assert!((1..=reply.len() - cut).contains(&missing), "{missing} after {cut} of {reply:?}");
+            }
+            assert_eq!(missing_of_reply(&reply).unwrap(), 0);
+        }
+        for refused in [[5, 1, 0, 1], [5, 0xf2, 0, 1], [5, 0, 7, 1], [5, 0, 0, 2], [4, 0, 0, 1]] {
+            assert!(missing_of_reply(&refused).is_err(), "{refused:?}");
+        }
     }
 
     proptest! {

@@ -13,81 +13,92 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::http::Watch;
 use super::socks::Transcript;
+use crate::measurement::{Kind, Request};
+use crate::payload::progress::Progress;
 
 /// What passed over a stream, and when (µs after the tape's origin, which is START).
 #[derive(Debug)]
 pub struct Tape {
     origin: Instant,
-    speaking: Speaking,
+    /// Whether what we send is HTTP, and no longer SOCKS.
+    sending_http: bool,
+    /// Whether what comes is HTTP, and no longer SOCKS.
+    receiving_http: bool,
     /// The SOCKS handshake.
     pub socks: Transcript,
+    /// Why the proxy did not grant the request, where that came to light beneath hyper.
+    pub refusal: Option<tokio_socks::Error>,
     /// The HTTP response.
     pub response: Watch,
+    /// The payload that is sent; none of a download.
+    pub sent: Progress,
     /// Bytes of HTTP written.
     pub written: u64,
     /// Bytes of HTTP read.
     pub read: u64,
-    /// When the last byte of the HTTP request had been written.
+    /// When the last byte of the HTTP request's head had been written.
     pub data_request: Option<u64>,
-    /// Whoever wants to read before that.
+    /// How many bytes of the empty line that ends the head were written last.
+    end_of_head: usize,
+    /// Whoever wants to read before the head is written.
     reader: Option<Waker>,
-    last_write: Option<u64>,
 }
 
-#[derive(Debug)]
-enum Speaking {
-    Socks,
-    Http,
-}
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 impl Tape {
-    /// A tape whose times count from `origin`, for a payload of `size` bytes if that is known.
-    pub fn new(origin: Instant, size: Option<u64>) -> Self {
+    /// A tape of this request's run, whose times count from `origin`.
+    pub fn new(origin: Instant, request: &Request) -> Self {
+        let (received, sent) = match request.kind {
+            Kind::Download => (request.size, Some(0)),
+            Kind::Upload => (None, Some(request.size.unwrap_or(0))),
+        };
         Tape {
             origin,
-            speaking: Speaking::Socks,
+            sending_http: false,
+            receiving_http: false,
             socks: Transcript::default(),
-            response: Watch::new(size),
+            refusal: None,
+            response: Watch::new(received),
+            sent: Progress::new(sent),
             written: 0,
             read: 0,
             data_request: None,
+            end_of_head: 0,
             reader: None,
-            last_write: None,
         }
     }
 
-    /// From now on the bytes are HTTP.
+    /// From now on the bytes that we send are HTTP.
+    pub fn send_http(&mut self) {
+        self.sending_http = true;
+    }
+
+    /// From now on all bytes are HTTP.
     pub fn speak_http(&mut self) {
-        self.speaking = Speaking::Http;
+        self.send_http();
+        self.receive_http();
+    }
+
+    /// From now on the bytes that come are HTTP.
+    pub fn receive_http(&mut self) {
+        self.receiving_http = true;
     }
 
     fn note_read(&mut self, at: Instant, bytes: &[u8]) {
         let at = micros_between(self.origin, at);
-        match self.speaking {
-            Speaking::Socks => self.socks.received.push(at, bytes),
-            Speaking::Http => {
-                self.read += bytes.len() as u64;
-                self.response.read(at, bytes);
-            }
-        }
-    }
-
-    /// hyper flushes once it has handed over all that it has to send.
-    fn note_flushed(&mut self) {
-        if let Speaking::Http = self.speaking {
-            self.data_request = self.last_write;
-            if self.data_request.is_some()
-                && let Some(reader) = self.reader.take()
-            {
-                reader.wake();
-            }
+        if self.receiving_http {
+            self.read += bytes.len() as u64;
+            self.response.read(at, bytes);
+        } else {
+            self.socks.received.push(at, bytes);
         }
     }
 
     /// Whether to read now. What comes before the request is written is read after it: hyper would take
     /// it for a fault or for the answer, depending on which came first by a hair.
     fn lets_read(&mut self, cx: &Context<'_>) -> bool {
-        let lets = matches!(self.speaking, Speaking::Socks) || self.data_request.is_some();
+        let lets = !self.receiving_http || self.data_request.is_some();
         if !lets {
             self.reader = Some(cx.waker().clone());
         }
@@ -96,20 +107,39 @@ impl Tape {
 
     fn note_written<'a>(&mut self, at: Instant, count: usize, buffers: impl Iterator<Item = &'a [u8]>) {
         let at = micros_between(self.origin, at);
-        match self.speaking {
-            Speaking::Socks => {
-                let mut left = count;
-                for buffer in buffers {
-                    let n = left.min(buffer.len());
-                    self.socks.sent.push(at, &buffer[..n]);
-                    left -= n;
-                }
-            }
-            Speaking::Http => {
-                self.written += count as u64;
-                self.last_write = Some(at);
+        let mut left = count;
+        for buffer in buffers {
+            let n = left.min(buffer.len());
+            left -= n;
+            let bytes = &buffer[..n];
+            if self.sending_http {
+                self.written += n as u64;
+                let head = self.note_head(at, bytes);
+                self.sent.advance(at, (n - head) as u64);
+            } else {
+                self.socks.sent.push(at, bytes);
             }
         }
+    }
+
+    /// How many of these bytes are the head's: all of them, up to the empty line that ends it.
+    fn note_head(&mut self, at: u64, bytes: &[u8]) -> usize {
+        if self.data_request.is_some() {
+            return 0;
+        }
+        for (i, byte) in bytes.iter().enumerate() {
+            self.end_of_head = match byte {
+                byte if *byte == END_OF_HEAD[self.end_of_head] => self.end_of_head + 1,
+                b'\r' => 1,
+                _ => 0,
+            };
+            if self.end_of_head == END_OF_HEAD.len() {
+                self.data_request = Some(at);
+                self.reader.take().into_iter().for_each(Waker::wake);
+                return i + 1;
+            }
+        }
+        bytes.len()
     }
 }
 
@@ -128,27 +158,59 @@ pub fn open(tape: &SharedTape) -> MutexGuard<'_, Tape> {
 
 /// A stream that writes its tape. The time of a byte is that at which the system call returned that
 /// read it, or took it for sending.
+///
+/// A write of HTTP that fails is told to the reader, and after all that had come: a server may answer, and go
+/// before it has heard the whole body. hyper would give its answer up for the error.
 #[derive(Debug)]
 pub struct TimedStream<S> {
     inner: S,
     tape: SharedTape,
+    write_error: Option<io::Error>,
 }
 
 impl<S> TimedStream<S> {
     /// Records what passes over `inner` on `tape`.
     pub fn new(inner: S, tape: SharedTape) -> Self {
-        TimedStream { inner, tape }
+        TimedStream { inner, tape, write_error: None }
+    }
+
+    /// Notes what was written, or keeps the error for the reader and lets the writer wait for ever.
+    fn written<'a>(
+        &mut self,
+        cx: &Context<'_>,
+        result: io::Result<usize>,
+        buffers: impl Iterator<Item = &'a [u8]>,
+    ) -> Poll<io::Result<usize>> {
+        let now = Instant::now();
+        let mut tape = open(&self.tape);
+        match result {
+            Ok(count) => {
+                tape.note_written(now, count, buffers);
+                Poll::Ready(Ok(count))
+            }
+            Err(error) if tape.sending_http => {
+                self.write_error = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !open(&self.tape).lets_read(cx) {
-            return Poll::Pending;
+            return self.write_error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
         let now = Instant::now();
+        let ended = read.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
+        if ended && let Some(error) = self.write_error.take() {
+            return Poll::Ready(Err(error));
+        }
+        read?;
         if buf.filled().len() > before {
             open(&self.tape).note_read(now, &buf.filled()[before..]);
         }
@@ -158,10 +220,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        let now = Instant::now();
-        open(&self.tape).note_written(now, count, std::iter::once(buf));
-        Poll::Ready(Ok(count))
+        if self.write_error.is_some() {
+            return Poll::Pending;
+        }
+        let result = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
+        self.written(cx, result, std::iter::once(buf))
     }
 
     fn poll_write_vectored(
@@ -169,10 +232,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        let now = Instant::now();
-        open(&self.tape).note_written(now, count, bufs.iter().map(|buf| &**buf));
-        Poll::Ready(Ok(count))
+        if self.write_error.is_some() {
+            return Poll::Pending;
+        }
+        let result = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
+        self.written(cx, result, bufs.iter().map(|buf| &**buf))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,9 +244,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        open(&self.tape).note_flushed();
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -20,7 +20,7 @@ use crate::config::{Experiment, PublicAddress};
 use crate::measurement::{Kind, Measurement, Outcome, Place, Request, RunId, ServerKind};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
-use crate::probe::Prober;
+use crate::probe::{Measured, Prober};
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 use crate::store::{NewResult, Store, StoreError};
 use crate::version;
@@ -205,7 +205,7 @@ impl Experimenter {
 
         board.report(name, Doing::Storing, None);
         match measured {
-            Some(measurement) => {
+            Some(Measured { measurement, .. }) => {
                 let result = self.result(planned, measurement.clone());
                 if self.end_slot(slot, SlotState::Done, None, vec![result]).await? {
                     log_run(name, &measurement);

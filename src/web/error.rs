@@ -1,7 +1,8 @@
 //! The one error of the API: a status and a sentence, as JSON on one line.
 //!
 //! 400 the request can't be understood, 404 there is no such thing, 405 it is not to be had by this method,
-//! 406 not in this format, 413 too much was asked for, 503 it is not the client's fault and may be tried again.
+//! 406 not in this format, 408 an upload stood still, 411 it has no length, 413 too much was asked for, 503 it is
+//! not the client's fault and may be tried again.
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};

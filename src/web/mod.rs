@@ -10,6 +10,7 @@ mod results;
 pub mod serve;
 mod stall;
 mod start_page;
+mod upload;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request;
 use axum::http::{HeaderName, HeaderValue, Response, header};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -87,6 +88,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/health", get(health::health))
         .route("/payload/{bytes}", get(payload::payload))
         .route("/urandom/{bytes}", get(payload::payload))
+        .route("/upload/{bytes}", post(upload::upload))
         .route("/results", get(results::negotiated))
         .route("/results.json", get(results::json))
         .route("/results.ndjson", get(results::ndjson))
@@ -97,7 +99,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/robots.txt", get(start_page::robots))
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
         .method_not_allowed_fallback(async || {
-            ApiError::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here")
+            let reason = "only GET and HEAD are answered here, and POST at /upload";
+            ApiError::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, reason)
         })
         .layer(axum::middleware::map_response(common_headers))
         .with_state(shared)

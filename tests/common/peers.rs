@@ -3,6 +3,8 @@
 //! A peer takes one connection on a port of its own, works off its steps, and tells what it saw and
 //! when. It knows nothing of right and wrong; the scripts below put the bytes together.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,8 +28,12 @@ pub enum Step {
     Http,
     /// Reads an HTTP request up to its empty line.
     ReadHead,
+    /// Reads so many bytes of a body.
+    ReadBody(usize),
     /// Sends these bytes at once.
     Send(Vec<u8>),
+    /// Sends a SOCKS reply and, at once with it, HTTP: of these the HTTP alone is counted.
+    Reply(Vec<u8>, Vec<u8>),
     /// Sends them one by one, and lets the other side run after each.
     Trickle(Vec<u8>),
     /// Sends them again and again, until the other side goes.
@@ -49,6 +55,7 @@ pub struct Seen {
     pub login: Vec<u8>,
     pub request: Vec<u8>,
     pub head: Vec<u8>,
+    pub body: Vec<u8>,
     /// Bytes of HTTP that it read.
     pub received: u64,
     /// Bytes of HTTP that it sent.
@@ -142,7 +149,12 @@ impl Actor {
                     self.seen.head.extend(byte);
                 }
             }
+            Step::ReadBody(size) => self.seen.body = self.read(size).await?,
             Step::Send(bytes) => self.send(&bytes).await?,
+            Step::Reply(socks, http) => {
+                self.stream.write_all(&[&socks[..], &http].concat()).await?;
+                self.seen.sent += http.len() as u64;
+            }
             Step::Trickle(bytes) => {
                 for byte in bytes {
                     self.send(&[byte]).await?;
