@@ -1,7 +1,7 @@
 //! The running service: the scheduler, the server and the store, started in order and ended in order.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, UnixMicros};
-use crate::config::Config;
+use crate::config::{Config, Experiment};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
-use crate::scheduler::{Board, Experimenter, Means};
+use crate::scheduler::{Board, Experimenter, Means, Route, Server};
 use crate::store::{Store, StoreHealth};
+use crate::tor::{Tors, supervise};
 use crate::version;
 use crate::web::serve::{Limits, serve};
-use crate::web::{Shared, router};
+use crate::web::{Parts, Shared, router};
 
 /// At the end, the experiments and the server have so long to come to rest.
 const FAREWELL: Duration = Duration::from_secs(4);
@@ -76,10 +77,20 @@ pub async fn run(
         board: Board::default(),
     };
 
-    let experimenters = experimenters(&config, &means)?;
+    let server = listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(reachable).next();
+    let tors = Tors::new(&config, server);
+    let experimenters = experimenters(&config, &tors, &means)?;
     let mut parts = JoinSet::new();
     let limits = Limits::new(&config.server, means.in_flight.clone());
-    let shared = Shared::new(Arc::clone(&config), store.clone(), means.board.clone(), secret, means.in_flight.clone());
+    let parts_of_server = Parts {
+        config: Arc::clone(&config),
+        store: store.clone(),
+        tors: tors.clone(),
+        board: means.board.clone(),
+        secret,
+        in_flight: means.in_flight.clone(),
+    };
+    let shared = Shared::new(parts_of_server);
     let router = router(shared);
     for listener in listeners {
         let address = listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string());
@@ -91,8 +102,20 @@ pub async fn run(
         });
     }
 
-    if config.public.is_none() {
-        warn!("no public host is configured, so every slot is skipped; set host in the section [public]");
+    for tor in tors.iter().cloned() {
+        let looked_after = supervise(tor, store.clone(), shutdown.clone());
+        parts.spawn(async {
+            looked_after.await;
+            Ok(())
+        });
+    }
+
+    for experiment in experimenters.iter().filter(|experimenter| experimenter.has_nowhere_to_go()) {
+        warn!(
+            experiment = experiment.experiment.name,
+            "no public host is configured, and no tor that could publish an onion service: every slot is skipped; \
+             set host in the section [public], or control in [[tor]]"
+        );
     }
     drop(means);
     let mut outcome = tokio::select! {
@@ -160,14 +183,29 @@ async fn given_up(mut health: watch::Receiver<StoreHealth>) {
     tokio::time::sleep(LAST_TRY).await;
 }
 
-fn experimenters(config: &Config, means: &Means) -> Result<Vec<Experimenter>> {
-    let experimenter = |experiment: &crate::config::Experiment| {
-        let tor = config.tors.iter().find(|tor| tor.name == experiment.tors[0]);
-        let socks = tor.and_then(|tor| tor.socks());
+/// Where to reach a server that listens on this address from the same machine.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    match listen {
+        SocketAddr::V4(a) if a.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, a.port()).into(),
+        SocketAddr::V6(a) if a.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, a.port()).into(),
+        other => other,
+    }
+}
+
+fn experimenters(config: &Config, tors: &Tors, means: &Means) -> Result<Vec<Experimenter>> {
+    let tor = |name: &str| tors.get(name).cloned().with_context(|| format!("there is no tor {name}"));
+    let route = |experiment: &Experiment, name: &String| {
+        let server = match (config.publisher(experiment, name), &config.public) {
+            (Some(publisher), _) => Server::Onion(tor(publisher)?),
+            (None, Some(public)) => Server::Public(public.clone()),
+            (None, None) => Server::Nowhere,
+        };
+        Ok(Route { tor: tor(name)?, server })
+    };
+    let experimenter = |experiment: &Experiment| {
         Ok(Experimenter {
-            socks: socks.with_context(|| format!("experiment {} names no tor that is there", experiment.name))?,
+            routes: experiment.tors.iter().map(|tor| route(experiment, tor)).collect::<Result<_>>()?,
             source: config.source.clone(),
-            public: config.public.clone(),
             configuration: config.in_force(experiment).to_string(),
             experiment: experiment.clone(),
             means: means.clone(),

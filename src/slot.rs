@@ -110,17 +110,23 @@ pub enum SlotReason {
     Died,
     /// Aborted: it was measured, and the store refused the result, which is in the log alone.
     ResultRefused,
+    /// Skipped: the tor that perfd starts for it was not up.
+    TorDown,
+    /// Skipped: the onion service to measure was not published.
+    OnionUnpublished,
 }
 
 impl SlotReason {
     /// Every reason, with the word that the store and the API use for it.
-    pub const ALL: [(SlotReason, &'static str); 6] = [
+    pub const ALL: [(SlotReason, &'static str); 8] = [
         (SlotReason::Busy, "busy"),
         (SlotReason::NoPublicHost, "no_public_host"),
         (SlotReason::StoreDown, "store_down"),
         (SlotReason::Shutdown, "shutdown"),
         (SlotReason::Died, "died"),
         (SlotReason::ResultRefused, "result_refused"),
+        (SlotReason::TorDown, "tor_down"),
+        (SlotReason::OnionUnpublished, "onion_unpublished"),
     ];
 
     /// The reason's word.

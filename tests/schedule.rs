@@ -6,14 +6,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use perfd::clock::{Clock, SteeredClock, UnixMicros};
-use perfd::config::{Experiment, Isolation, PublicAddress, ServerChoice};
+use perfd::config::{self, Experiment, Isolation, PublicAddress, ServerChoice, TorRun};
 use perfd::measurement::Kind;
 use perfd::payload::Secret;
 use perfd::payload::in_flight::InFlight;
 use perfd::probe::Prober;
-use perfd::scheduler::{Board, Doing, Experimenter, Means, SchedulerError};
+use perfd::scheduler::{Board, Doing, Experimenter, Means, Route, SchedulerError, Server};
 use perfd::slot::{Grid, SlotReason, SlotRow, SlotState};
 use perfd::store::Store;
+use perfd::tor::Tor;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -77,11 +78,16 @@ impl Running {
             jitter: Duration::ZERO,
         };
         change(&mut experiment);
+        let run = TorRun::Address { socks, control: None };
+        let tor = config::Tor { name: "t".to_owned(), run, drop_guards_every: None, drop_timeouts_every: None };
+        let server = match public {
+            true => Server::Public(PublicAddress { host: "127.0.0.1".to_owned(), port: 1 }),
+            false => Server::Nowhere,
+        };
         let experimenter = Experimenter {
             experiment,
-            socks,
+            routes: vec![Route { tor: Tor::new(tor, None), server }],
             source: "test".to_owned(),
-            public: public.then(|| PublicAddress { host: "127.0.0.1".to_owned(), port: 1 }),
             configuration: "{}".to_owned(),
             means,
         };

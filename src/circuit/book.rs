@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::event::{self, CircuitBandwidth, CircuitLine, Event, StreamLine};
-use super::{CongestionSample, Relay};
+use super::{BuildTimeout, CongestionSample, Relay, USER_PREFIX};
 use crate::clock::UnixMicros;
 
 /// Circuits and streams that have ended are kept so long, for runs that end after them.
@@ -106,6 +106,8 @@ pub struct CircuitRecord {
     pub traffic: Traffic,
     /// Which streams were attached to it, and when: the last few.
     pub attached: VecDeque<(Instant, u64)>,
+    /// Whether somebody else's stream was attached to it.
+    foreign: bool,
     /// When it ended.
     pub ended: Option<Instant>,
 }
@@ -136,6 +138,8 @@ pub struct StreamRecord {
     pub user: Option<Box<str>>,
     /// The client's port (SOURCE_ADDR), where tor told it.
     pub source_port: Option<u16>,
+    /// Whether it is tor's own: for its directory.
+    internal: bool,
     /// When it was first heard of.
     pub begun: Instant,
     /// When it ended.
@@ -217,10 +221,12 @@ impl Book {
         self.lines
     }
 
-    /// The circuits that are open, by their ids.
-    pub fn open_circuits(&self) -> Vec<OpenCircuit> {
+    /// The circuits that are open and that nobody uses, or perfd's runs alone, by their ids; and how many others
+    /// there are.
+    pub fn open_circuits(&self) -> (Vec<OpenCircuit>, usize) {
         let open = self.circuits.values().filter(|circuit| circuit.ended.is_none());
-        let shown = open.map(|circuit| OpenCircuit {
+        let (foreign, own): (Vec<_>, Vec<_>) = open.partition(|circuit| circuit.is_foreign());
+        let shown = own.into_iter().map(|circuit| OpenCircuit {
             id: circuit.id,
             status: circuit.status.to_string(),
             purpose: circuit.purpose.to_string(),
@@ -229,12 +235,21 @@ impl Book {
         });
         let mut shown: Vec<_> = shown.collect();
         shown.sort_by_key(|circuit| circuit.id);
-        shown
+        (shown, foreign.len())
     }
 
-    /// The last line about the circuit build timeout.
-    pub fn build_timeout(&self) -> Option<&Line> {
-        self.timeouts.back()
+    /// The circuit build timeout as tor announced it last.
+    pub fn build_timeout_in_force(&self) -> Option<BuildTimeout> {
+        let Event::BuildTimeout(line) = event::parse(&self.timeouts.back()?.text) else { return None };
+        line.announced()
+    }
+
+    /// A copy of what concerns an onion service (its address without `.onion`), for another tor's run to it.
+    pub fn of_onion(&self, address: &str) -> Book {
+        let mut copy = Book::new(self.connection, self.since, self.since_wall);
+        let concerned = self.circuits.values().filter(|circuit| circuit.onion.as_deref() == Some(address));
+        copy.circuits = concerned.map(|circuit| (circuit.id, circuit.clone())).collect();
+        copy
     }
 
     /// The stream of a SOCKS user name and source port that began within this time; of several, the last.
@@ -379,6 +394,10 @@ impl Book {
         if let Some(address) = line.words.get("SOURCE_ADDR") {
             stream.source_port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         }
+        if let Some(purpose) = line.words.get("PURPOSE") {
+            stream.internal = purpose.starts_with("DIR_");
+        }
+        let foreign = !stream.internal && !stream.user.as_deref().is_some_and(|user| user.starts_with(USER_PREFIX));
         if matches!(line.status, "CLOSED" | "FAILED") {
             stream.ended.get_or_insert(at);
         }
@@ -393,6 +412,7 @@ impl Book {
                 if !stream.before.iter().any(|(before, ..)| before == id) {
                     stream.before.push((*id, circuit.traffic.read, circuit.traffic.written));
                 }
+                circuit.foreign |= foreign;
                 circuit.attached.push_back((at, line.id));
                 if circuit.attached.len() > MOST_SAMPLES {
                     circuit.attached.pop_front();
@@ -460,8 +480,16 @@ impl CircuitRecord {
             path: "".into(),
             traffic: Traffic::default(),
             attached: VecDeque::new(),
+            foreign: false,
             ended: None,
         }
+    }
+
+    /// Whether it serves somebody else, or may do so: of one that was found, it can't be told who used it.
+    fn is_foreign(&self) -> bool {
+        let own = self.user.as_deref().is_some_and(|user| user.starts_with(USER_PREFIX));
+        let found = self.lines.first().is_some_and(|line| line.found) && &*self.purpose == "GENERAL";
+        self.foreign || (!own && (self.user.is_some() || found))
     }
 
     /// Whether it failed, or has carried no stream of anybody.
@@ -481,6 +509,7 @@ impl StreamRecord {
             lines: Vec::new(),
             user: None,
             source_port: None,
+            internal: false,
             begun: at,
             ended: None,
             circuits: Vec::new(),

@@ -1,12 +1,22 @@
 //! What of a run's circuit stands in columns and keys of its own: derived, and stored nowhere else.
 
-use super::{Circuit, CircuitData};
+use super::{Circuit, CircuitData, Hop};
 
 impl CircuitData {
     /// When the run's stream ended: tor's last CLOSED or FAILED of it, µs after START (Torperf's USED_AT).
     pub fn used_at_us(&self) -> Option<i64> {
         let ended = |status: &str| matches!(status, "CLOSED" | "FAILED");
         self.stream.iter().rev().find(|event| ended(&event.status)).map(|event| event.at_us)
+    }
+
+    /// The nicknames of the circuit's hops, joined by `>`, or why they are not known; for people.
+    pub fn path_for_people(&self) -> String {
+        let hop =
+            |hop: &Hop| hop.relay.nickname.clone().unwrap_or_else(|| hop.relay.fingerprint.chars().take(8).collect());
+        match &self.circuit {
+            Some(circuit) => circuit.path.iter().map(hop).collect::<Vec<_>>().join(">"),
+            None => self.state.as_str().to_owned(),
+        }
     }
 }
 

@@ -235,10 +235,7 @@ fn note_event(read: &mut Read, at: i64, line: &str, found: bool) {
             read.guards.extend(event::relay(line.relay).map(guard));
         }
         Event::BuildTimeout(line) => {
-            // DISCARD and RESET throw away what was learned; SUSPENDED and RESUME say nothing of it.
-            let learning = matches!(line.kind, "RESET" | "DISCARD");
-            let timeout = |timeout_ms| BuildTimeout { timeout_ms, quantile: line.quantile, learning };
-            read.timeouts.extend(line.timeout_ms.map(|ms| (at, timeout(ms))));
+            read.timeouts.extend(line.announced().map(|timeout| (at, timeout)));
         }
         Event::Descriptor(line) => read.descriptors.push((at, line.action.to_owned())),
         Event::CircuitBandwidth(_) | Event::StatusClient(_) | Event::Other(_) => {}

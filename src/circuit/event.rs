@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::Relay;
+use super::{BuildTimeout, Relay};
 use crate::clock::UnixMicros;
 
 /// An event line, without its status code (`CIRC 5 BUILT …`).
@@ -87,6 +87,15 @@ pub struct BuildTimeoutLine<'a> {
     pub timeout_ms: Option<u64>,
     /// CUTOFF_QUANTILE.
     pub quantile: Option<f64>,
+}
+
+impl BuildTimeoutLine<'_> {
+    /// What it announces.
+    pub fn announced(&self) -> Option<BuildTimeout> {
+        // DISCARD and RESET throw away what was learned; SUSPENDED and RESUME say nothing of it.
+        let learning = matches!(self.kind, "RESET" | "DISCARD");
+        Some(BuildTimeout { timeout_ms: self.timeout_ms?, quantile: self.quantile, learning })
+    }
 }
 
 /// A change of a guard's state.

@@ -165,7 +165,7 @@ fn joined<'a>(book: &Book, service: &'a Book, onion: &str, own: &[&CircuitRecord
     let introduced = own.iter().filter_map(|circuit| state(circuit, "HSCI_INTRO_SENT")).min()?;
     let met = own.iter().filter_map(|circuit| state(circuit, "HSCR_JOINED")).min()?;
     // The service joins before the client can hear of it; two tors' lines may be read a moment apart.
-    let until = if book.connection == service.connection { met } else { met + SLACK / 10 };
+    let until = if std::ptr::eq(book, service) { met } else { met + SLACK / 10 };
     let candidates = service.circuits().filter(|circuit| circuit.onion.as_deref() == Some(onion));
     let mut joined =
         candidates.filter(|circuit| state(circuit, "HSSR_JOINED").is_some_and(|at| at >= introduced && at <= until));

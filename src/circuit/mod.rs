@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMicros;
 
+/// With this every SOCKS user name of perfd's runs begins, and nobody else's, it is hoped.
+pub const USER_PREFIX: &str = "perfd-";
+
 /// What tor told of one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CircuitData {

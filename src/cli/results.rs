@@ -1,6 +1,5 @@
 //! `perfd results`: asks a running perfd for its results.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -13,6 +12,7 @@ use super::output;
 use crate::config::Config;
 use crate::export::json::ResultJson;
 use crate::export::table;
+use crate::service;
 
 /// Why a service refuses is a line.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -96,20 +96,11 @@ pub fn run(args: ResultsArgs) -> Result<(), Exit> {
             let config = Config::load(&args.config)
                 .context("give --server URL, or the configuration of the service")
                 .or_exit(CONFIG)?;
-            format!("http://{}", reachable(config.server.listen[0]))
+            format!("http://{}", service::reachable(config.server.listen[0]))
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
     runtime.block_on(ask(&server, &args))
-}
-
-/// Where to reach a server that listens on this address on the same machine.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    match listen {
-        SocketAddr::V4(a) if a.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], a.port())),
-        SocketAddr::V6(a) if a.ip().is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, a.port())),
-        other => other,
-    }
 }
 
 async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {

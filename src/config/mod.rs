@@ -8,6 +8,7 @@ mod experiments;
 mod file;
 mod host;
 mod in_force;
+mod onion;
 mod print;
 mod quote;
 mod sections;

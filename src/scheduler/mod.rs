@@ -6,6 +6,8 @@
 
 mod board;
 pub mod plan;
+mod routes;
+mod runs;
 
 use std::time::Duration;
 
@@ -16,15 +18,16 @@ use tracing::{error, info, warn};
 pub use board::{Board, Doing};
 
 use crate::clock::{Clock, UnixMicros};
-use crate::config::{Experiment, PublicAddress};
-use crate::measurement::{Kind, Measurement, Outcome, Place, Request, RunId, ServerKind};
+use crate::config::Experiment;
+use crate::measurement::{Measurement, Outcome};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
-use crate::probe::{Measured, Prober};
+use crate::probe::Prober;
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 use crate::store::{NewResult, Store, StoreError};
-use crate::version;
+use crate::tor::Following;
 use plan::{Due, Gap, Plan};
+pub use routes::{Route, Server};
 
 /// The clock is looked at at least this often while a slot is waited for, so that a step of it is noticed.
 const HOP: Duration = Duration::from_secs(1);
@@ -64,12 +67,10 @@ pub struct Means {
 pub struct Experimenter {
     /// What is measured, and when.
     pub experiment: Experiment,
-    /// The SOCKS address of its tor.
-    pub socks: std::net::SocketAddr,
+    /// The tors that it is measured through, and to which server.
+    pub routes: Vec<Route>,
     /// The instance's name.
     pub source: String,
-    /// What is fetched from; without it every slot is skipped.
-    pub public: Option<PublicAddress>,
     /// The configuration in force, as it is stored beside each result.
     pub configuration: String,
     /// What all experiments share.
@@ -136,9 +137,9 @@ impl Experimenter {
 
     /// Picks up where the ledger ends: what came due while perfd was not running was missed.
     async fn take_up(&self) -> Result<Plan, SchedulerError> {
-        let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
+        let Experiment { every, jitter, ref name, .. } = self.experiment;
         let (store, now) = (&self.means.store, self.means.clock.now());
-        let plan = Plan::new(self.grid(), plan::grace(every, timeout, jitter), now);
+        let plan = Plan::new(self.grid(), plan::grace(every, self.longest(), jitter), now);
         let Some(last) = patiently(|| store.reader().last_slot(name)).await? else { return Ok(plan) };
         if last.planned_last > now {
             warn!(experiment = name, last = %last.planned_last, "the ledger goes on after the present time: was the clock wrong, or is it?");
@@ -159,23 +160,27 @@ impl Experimenter {
         planned: UnixMicros,
         shutdown: &CancellationToken,
     ) -> Result<Option<Occupied>, SchedulerError> {
-        let Experiment { every, timeout, jitter, ref name, .. } = self.experiment;
+        let Experiment { every, jitter, ref name, .. } = self.experiment;
         let Means { clock, store, board, .. } = &self.means;
-        let Some(public) = &self.public else {
-            let (begun, since) = (clock.now(), Instant::now());
-            let gap = Gap { first: planned, last: planned, count: 1 };
-            self.record(gap, SlotState::Skipped, Some(SlotReason::NoPublicHost)).await?;
-            return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
-        };
-
         let jitter_drawn = plan::jitter_of(name, planned, jitter);
         board.report(name, Doing::Waiting { next: planned }, Some(jitter_drawn));
-        pause(planned.plus(jitter_drawn).since(clock.now()).min(jitter_drawn), shutdown).await;
+        if self.ready_routes().is_ok() {
+            pause(planned.plus(jitter_drawn).since(clock.now()).min(jitter_drawn), shutdown).await;
+        }
         if shutdown.is_cancelled() {
             return Ok(None);
         }
+        let routes = match self.ready_routes() {
+            Ok(routes) => routes,
+            Err(reason) => {
+                let (begun, since) = (clock.now(), Instant::now());
+                let gap = Gap { first: planned, last: planned, count: 1 };
+                self.record(gap, SlotState::Skipped, Some(reason)).await?;
+                return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
+            }
+        };
 
-        let latest = planned.plus(jitter_drawn).plus(plan::grace(every, timeout, jitter));
+        let latest = planned.plus(jitter_drawn).plus(plan::grace(every, self.longest(), jitter));
         let (begun, since) = (clock.now(), Instant::now());
         let slot = SlotId { experiment: name.clone(), planned };
         board.report(name, Doing::Storing, None);
@@ -192,62 +197,30 @@ impl Experimenter {
             return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
         }
 
-        let request = self.request(public);
-        let run_id = request.id.clone();
-        board.report(name, Doing::Running { planned, run_id: run_id.clone() }, Some(timeout));
-        let in_flight = self.means.in_flight.enter(run_id);
-        let measured = tokio::select! {
-            measured = self.means.prober.measure(request) => Some(measured.ok_or(SchedulerError::ProberGone)?),
-            () = shutdown.cancelled() => None,
-        };
-        drop(in_flight);
+        let runs = self.runs(planned, routes, shutdown).await?;
         let measuring = since.elapsed();
-
         board.report(name, Doing::Storing, None);
-        match measured {
-            Some(Measured { measurement, .. }) => {
-                let result = self.result(planned, measurement.clone());
-                if self.end_slot(slot, SlotState::Done, None, vec![result]).await? {
-                    log_run(name, &measurement);
+        let (state, reason) = match runs.whole {
+            true => (SlotState::Done, None),
+            false => (SlotState::Aborted, Some(SlotReason::Shutdown)),
+        };
+        let measured: Vec<NewResult> = runs.finished.iter().map(|run| run.result.clone()).collect();
+        if self.end_slot(slot, state, reason, measured).await? {
+            for run in runs.finished {
+                log_run(name, &run.result);
+                let Some(key) = run.key else { continue };
+                let following = Following { run: run.result.measurement.id, key, service: run.route.service() };
+                if !run.route.tor.follow(following) {
+                    warn!(tor = run.route.tor.name(), "too much waits for what tor tells; a result is not completed");
                 }
-            }
-            None => {
-                self.end_slot(slot, SlotState::Aborted, Some(SlotReason::Shutdown), Vec::new()).await?;
             }
         }
         Ok(Some(Occupied { begun, measuring, total: since.elapsed() }))
     }
 
-    fn request(&self, public: &PublicAddress) -> Request {
-        let id = RunId::random();
-        Request {
-            kind: Kind::Download,
-            user: format!("perfd-{id}"),
-            optimistic: false,
-            socks: self.socks,
-            host: public.host.clone(),
-            port: public.port,
-            path: format!("/payload/{}", self.experiment.size),
-            size: Some(self.experiment.size),
-            timeout: self.experiment.timeout,
-            payload_seed: Some(self.means.secret.seed(&id)),
-            id,
-        }
-    }
-
-    fn result(&self, planned: UnixMicros, measurement: Measurement) -> NewResult {
-        NewResult {
-            source: self.source.clone(),
-            experiment: self.experiment.name.clone(),
-            tor: self.experiment.tors[0].clone(),
-            planned,
-            configuration: self.configuration.clone(),
-            version: version::VERSION.to_owned(),
-            server: ServerKind::Exit,
-            place: Place::ALONE,
-            measurement,
-            circuit: None,
-        }
+    /// The longest that the runs of a slot may take together.
+    fn longest(&self) -> Duration {
+        self.experiment.timeout.saturating_mul(self.runs_of_a_slot())
     }
 
     /// Commits the end of a slot with its results. `false` if the store refuses this one write, which is
@@ -339,17 +312,19 @@ async fn pause(time: Duration, shutdown: &CancellationToken) {
 }
 
 /// The one line that every finished run has in the log, written once its result is committed.
-fn log_run(experiment: &str, m: &Measurement) {
+fn log_run(experiment: &str, result: &NewResult) {
+    let m: &Measurement = &result.measurement;
     let milliseconds = |micros: Option<u64>| micros.map_or("-".to_owned(), |us| format!("{:.3}", us as f64 / 1000.0));
     let (first, last) = (milliseconds(m.time_to_first_byte()), milliseconds(m.time_to_last_byte()));
-    let (outcome, size, run) = (m.outcome.word(), m.size, &m.id);
+    let (outcome, size, run, tor) = (m.outcome.word(), m.size, &m.id, &result.tor);
+    let path = result.circuit.as_ref().map_or(String::new(), |(circuit, _)| circuit.path_for_people());
     match &m.outcome {
         Outcome::Complete => {
-            info!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, %run, "run finished");
+            info!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, tor, path, %run, "run finished");
         }
         unhappy => {
             let why = unhappy.to_string();
-            warn!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, why, %run, "run finished");
+            warn!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, tor, path, why, %run, "run finished");
         }
     }
 }

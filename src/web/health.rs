@@ -111,10 +111,18 @@ pub async fn look(shared: &Shared) -> Health {
         failing = true;
         problems.push(format!("experiment {stuck} is stuck"));
     }
-    if shared.config.public.is_none() {
+    let config = &shared.config;
+    let publishers = config.onion_publishers();
+    if config.public.is_none() && publishers.is_empty() {
         problems.push(
             "no public host is configured, so nothing can be measured; set host in the section [public]".to_owned(),
         );
+    }
+    for tor in shared.tors.iter() {
+        // While it comes up for the first time there is nothing wrong yet.
+        if let Some(problem) = tor.problem() {
+            problems.push(format!("tor {}: {problem}", tor.name()));
+        }
     }
     let summaries = summaries(shared).await.unwrap_or_else(|error| {
         failing |= error != StoreError::Busy;
@@ -128,10 +136,7 @@ pub async fn look(shared: &Shared) -> Health {
         let last_success = summary.and_then(|s| s.last_success);
         let last_result = summary.and_then(|s| s.last_result.as_ref());
         let patience = experiment.every.saturating_mul(PATIENCE);
-        if shared.config.public.is_some()
-            && last_result.is_some()
-            && last_success.is_none_or(|at| now.since(at) > patience)
-        {
+        if last_result.is_some() && last_success.is_none_or(|at| now.since(at) > patience) {
             let last = last_success.map_or("yet".to_owned(), |at| format!("since {at}"));
             problems.push(format!("experiment {} has had no success {last}", experiment.name));
         }

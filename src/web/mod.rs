@@ -10,6 +10,7 @@ mod results;
 pub mod serve;
 mod stall;
 mod start_page;
+mod tors;
 mod upload;
 
 use std::ops::Deref;
@@ -28,6 +29,7 @@ use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::scheduler::Board;
 use crate::store::Store;
+use crate::tor::Tors;
 use error::ApiError;
 use health::HealthCache;
 use payload::Allowance;
@@ -39,45 +41,61 @@ const RESULT_PLACES: usize = 16;
 /// And so many of them for one client.
 const RESULT_SHARE: usize = 4;
 
+/// What the server needs of the rest of perfd.
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Results and slots.
+    pub store: Store,
+    /// The tors.
+    pub tors: Tors,
+    /// What the experiments do.
+    pub board: Board,
+    /// What payloads are keyed with.
+    pub secret: Secret,
+    /// The runs under way.
+    pub in_flight: InFlight,
+}
+
 /// What every request may use. It is one counter, as the router clones it several times per request:
 /// counting each part instead, from two threads, took 2.5 % of the time of a small payload.
 #[derive(Clone)]
-pub struct Shared(Arc<Parts>);
+pub struct Shared(Arc<All>);
 
-/// The parts of [`Shared`].
-pub struct Parts {
-    config: Arc<Config>,
-    store: Store,
-    board: Board,
-    secret: Secret,
-    in_flight: InFlight,
+/// The parts, and what the server keeps for itself.
+pub struct All {
+    parts: Parts,
     allowance: Allowance,
     result_places: Places,
     health: Arc<HealthCache>,
 }
 
 impl Shared {
-    /// What the server needs of the rest of perfd.
-    pub fn new(config: Arc<Config>, store: Store, board: Board, secret: Secret, in_flight: InFlight) -> Self {
-        let strangers = Arc::new(Semaphore::new(config.server.max_payloads));
-        Shared(Arc::new(Parts {
-            allowance: Allowance { largest: config.server.max_payload, strangers },
+    /// What the handlers share.
+    pub fn new(parts: Parts) -> Self {
+        let strangers = Arc::new(Semaphore::new(parts.config.server.max_payloads));
+        Shared(Arc::new(All {
+            allowance: Allowance { largest: parts.config.server.max_payload, strangers },
             result_places: Places::new(RESULT_PLACES, RESULT_SHARE),
             health: Arc::default(),
-            config,
-            store,
-            board,
-            secret,
-            in_flight,
+            parts,
         }))
     }
 }
 
 impl Deref for Shared {
+    type Target = All;
+
+    fn deref(&self) -> &All {
+        &self.0
+    }
+}
+
+impl Deref for All {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
-        &self.0
+        &self.parts
     }
 }
 
@@ -95,6 +113,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/results.tpf", get(results::torperf))
         .route("/results.csv", get(results::csv))
         .route("/results/{id}", get(results::one))
+        .route("/tors", get(tors::tors))
+        .route("/tors/{name}", get(tors::one))
         .route("/schema/result.json", get(results::schema))
         .route("/robots.txt", get(start_page::robots))
         .fallback(async || ApiError::not_found("no such page; / says what there is"))

@@ -20,8 +20,9 @@ use perfd::payload::in_flight::InFlight;
 use perfd::scheduler::Board;
 use perfd::slot::{Grid, SlotId, SlotState};
 use perfd::store::{NewResult, Store};
+use perfd::tor::Tors;
 use perfd::web::serve::{Limits, serve};
-use perfd::web::{Shared, router};
+use perfd::web::{Parts, Shared, router};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -73,7 +74,14 @@ impl Server {
         adjust(&mut limits);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Shared::new(Arc::new(config), store.clone(), Board::default(), secret.clone(), in_flight.clone());
+        let shared = Shared::new(Parts {
+            config: Arc::new(config),
+            store: store.clone(),
+            tors: Tors::default(),
+            board: Board::default(),
+            secret: secret.clone(),
+            in_flight: in_flight.clone(),
+        });
         let shutdown = CancellationToken::new();
         tokio::spawn(serve(listener, router(shared), limits.clone(), shutdown.clone()));
         Server { address, store, secret, in_flight, limits, _shutdown: shutdown.drop_guard(), folder }

@@ -1,0 +1,215 @@
+//! What is known of a tor at the moment, shared between who looks after it and who asks.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::circuit::book::{Book, CircuitRecord, OpenCircuit};
+use crate::circuit::{BuildTimeout, TorEvent};
+use crate::clock::UnixMicros;
+use crate::config::{self, TorRun};
+
+/// The books of so many connections are kept: a run may have begun under the last but one.
+const BOOKS: usize = 3;
+
+/// So many events wait for the store at most; the oldest are forgotten.
+const MOST_EVENTS: usize = 1024;
+
+/// How a tor is doing, as `GET /tors` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TorStatus {
+    /// What the configuration calls it.
+    pub name: String,
+    /// Whether perfd starts it.
+    pub started_by_perfd: bool,
+    /// In a word.
+    pub condition: Condition,
+    /// What is wrong, if anything is.
+    pub problem: Option<String>,
+    /// tor's version.
+    pub version: Option<String>,
+    /// The process, where it is ours.
+    pub pid: Option<u32>,
+    /// How often it was started, where it is ours.
+    pub starts: u64,
+    /// Where it is measured through.
+    pub socks: Option<SocketAddr>,
+    /// The number of the control connection.
+    pub connection: u64,
+    /// Since when perfd has been connected.
+    pub connected_since: Option<UnixMicros>,
+    /// How many control lines came over this connection.
+    pub control_lines: u64,
+    /// How far its bootstrap is.
+    pub bootstrap: Option<Bootstrap>,
+    /// How it reaches its first hop: `bridge`, or the name of a pluggable transport; absent: by guards.
+    pub transport: Option<String>,
+    /// Its entry guards and what it says of each, the first ones first.
+    pub guards: Vec<String>,
+    /// The circuit build timeout in force, where tor has announced one.
+    pub build_timeout: Option<BuildTimeout>,
+    /// The onion service that it publishes for perfd.
+    pub onion: Option<OnionStatus>,
+    /// Open circuits that nobody uses, or perfd's runs alone.
+    pub circuits: Vec<OpenCircuit>,
+    /// How many others there are: those that carry somebody else's streams are nobody's business.
+    pub other_circuits: usize,
+}
+
+/// A tor's condition in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// perfd has no control of it, and measures through it all the same.
+    Uncontrolled,
+    /// It is not there, or perfd is not connected to it.
+    Down,
+    /// It is there, and not ready to build circuits.
+    Bootstrapping,
+    /// It is ready.
+    Ready,
+}
+
+/// How far a bootstrap is, in tor's own words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bootstrap {
+    /// 0 to 100.
+    pub percent: u8,
+    /// TAG, such as `conn_or`.
+    pub tag: String,
+    /// SUMMARY.
+    pub summary: String,
+    /// When this was reached.
+    pub since: UnixMicros,
+}
+
+/// The onion service that a tor publishes for perfd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OnionStatus {
+    /// Without `.onion`.
+    pub address: String,
+    /// Whether its descriptor was uploaded since the connection began.
+    pub published: bool,
+    /// When it was asked for.
+    pub created: UnixMicros,
+    /// When the first directory had taken its descriptor.
+    pub uploaded: Option<UnixMicros>,
+}
+
+pub(super) struct State {
+    pub socks: Option<SocketAddr>,
+    /// The last ones; the last one may still be open.
+    pub books: VecDeque<Book>,
+    pub bootstrap: Option<Bootstrap>,
+    /// When the bootstrap last moved on.
+    pub progress: Instant,
+    pub guards: Vec<String>,
+    pub onion: Option<OnionStatus>,
+    pub problem: Option<String>,
+    pub pid: Option<u32>,
+    pub starts: u64,
+    pub transport: Option<String>,
+    pub connected_since: Option<UnixMicros>,
+    connections: u64,
+    events: VecDeque<TorEvent>,
+    /// Circuits of books that were dropped, on their way to the store.
+    loose: Vec<(u64, CircuitRecord)>,
+}
+
+impl State {
+    pub(super) fn new(config: &config::Tor) -> Self {
+        State {
+            socks: config.socks(),
+            books: VecDeque::new(),
+            bootstrap: None,
+            progress: Instant::now(),
+            guards: Vec::new(),
+            onion: None,
+            problem: None,
+            pid: None,
+            starts: 0,
+            transport: None,
+            connected_since: None,
+            connections: 0,
+            events: VecDeque::new(),
+            loose: Vec::new(),
+        }
+    }
+
+    /// The book that was open at this moment; else the first one that was opened later.
+    pub(super) fn book_at(&self, moment: Instant) -> Option<&Book> {
+        let open = |book: &&Book| book.since <= moment && book.lost.is_none_or(|lost| lost >= moment);
+        self.books.iter().find(open).or_else(|| self.books.iter().find(|book| book.since > moment))
+    }
+
+    pub(super) fn next_connection(&mut self) -> u64 {
+        self.connections += 1;
+        self.connections
+    }
+
+    pub(super) fn push_book(&mut self, book: Book) {
+        if self.books.len() >= BOOKS
+            && let Some(mut dropped) = self.books.pop_front()
+        {
+            let connection = dropped.connection;
+            self.loose.extend(dropped.take_loose().0.into_iter().map(|circuit| (connection, circuit)));
+        }
+        self.books.push_back(book);
+    }
+
+    pub(super) fn push_event(&mut self, event: TorEvent) {
+        if self.events.len() >= MOST_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    pub(super) fn take_events(&mut self) -> Vec<TorEvent> {
+        self.events.drain(..).collect()
+    }
+
+    /// Loose circuits with the numbers of their connections, and how many were forgotten.
+    pub(super) fn take_loose(&mut self) -> (Vec<(u64, CircuitRecord)>, u64) {
+        let mut all = std::mem::take(&mut self.loose);
+        let mut forgotten = 0;
+        for book in &mut self.books {
+            let (circuits, more) = book.take_loose();
+            all.extend(circuits.into_iter().map(|circuit| (book.connection, circuit)));
+            forgotten += more;
+        }
+        (all, forgotten)
+    }
+
+    pub(super) fn status(&self, config: &config::Tor) -> TorStatus {
+        let book = self.books.back().filter(|book| book.lost.is_none());
+        let (circuits, other_circuits) = book.map_or((Vec::new(), 0), Book::open_circuits);
+        let condition = match (config.has_control(), book, &self.bootstrap) {
+            (false, ..) => Condition::Uncontrolled,
+            (true, None, _) => Condition::Down,
+            (true, Some(_), Some(bootstrap)) if bootstrap.percent >= 100 => Condition::Ready,
+            (true, Some(_), _) => Condition::Bootstrapping,
+        };
+        TorStatus {
+            name: config.name.clone(),
+            started_by_perfd: matches!(config.run, TorRun::Started(_)),
+            condition,
+            problem: self.problem.clone(),
+            version: self.books.back().and_then(|book| book.version.clone()),
+            pid: self.pid,
+            starts: self.starts,
+            socks: self.socks,
+            connection: book.map_or(0, |book| book.connection),
+            connected_since: self.connected_since.filter(|_| book.is_some()),
+            control_lines: book.map_or(0, Book::lines),
+            bootstrap: self.bootstrap.clone(),
+            transport: self.transport.clone(),
+            guards: self.guards.clone(),
+            build_timeout: book.and_then(Book::build_timeout_in_force),
+            onion: self.onion.clone(),
+            circuits,
+            other_circuits,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Looking after a tor: started where it is ours, connected to, and again after each end of either.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::process::Process;
+use super::session::{self, SessionError};
+use super::{Tor, keeper};
+use crate::config::{Control, StartedTor, TorRun};
+use crate::store::Store;
+
+/// The pause before a second attempt; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest pause between two attempts.
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What has held for so long counts as a success, after which the pauses are short again.
+const HELD: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a bootstrap moves on.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks after a tor until `shutdown`; a tor of perfd's own has ended by then. What is wrong is logged, stored
+/// and shown, never an end of this.
+pub async fn supervise(tor: Tor, store: Store, shutdown: CancellationToken) {
+    let Some(followed) = tor.0.followed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else {
+        error!(tor = tor.name(), "this tor is looked after already");
+        return;
+    };
+    let looked_after = async {
+        match &tor.0.config.run {
+            TorRun::Address { control: Some(control), .. } => tokio::select! {
+                () = keep_connected(&tor, control) => {}
+                () = shutdown.cancelled() => {}
+            },
+            TorRun::Address { control: None, .. } => shutdown.cancelled().await,
+            TorRun::Started(started) => keep_running(&tor, started, &shutdown).await,
+        }
+    };
+    tokio::join!(looked_after, keeper::keep(&tor, followed, &store, &shutdown));
+}
+
+/// Connects to a tor that somebody else runs, and again whenever the connection ends.
+async fn keep_connected(tor: &Tor, control: &Control) {
+    let mut pauses = Pauses::new();
+    loop {
+        let begun = Instant::now();
+        let ended = match password(control) {
+            Ok(password) => session::run(tor, &control.address, password.as_deref()).await,
+            Err(error) => error,
+        };
+        report(tor, &ended.to_string());
+        sleep(pauses.after(begun)).await;
+    }
+}
+
+fn password(control: &Control) -> Result<Option<String>, SessionError> {
+    let Some(file) = &control.password_file else { return Ok(None) };
+    let unreadable = |error| SessionError::Password { file: file.display().to_string(), error };
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// Starts the tor, and again whenever it has ended.
+async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationToken) {
+    let mut pauses = Pauses::new();
+    while !shutdown.is_cancelled() {
+        let begun = Instant::now();
+        match Process::start(tor.name(), started) {
+            Ok(process) => run_once(tor, started, process, shutdown).await,
+            Err(error) => {
+                report(tor, &format!("can't start this tor: {error}"));
+                tor.record("not_started", error.to_string());
+            }
+        }
+        tokio::select! {
+            () = sleep(pauses.after(begun)) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// From a started process to its end.
+async fn run_once(tor: &Tor, started: &StartedTor, mut process: Process, shutdown: &CancellationToken) {
+    {
+        let mut state = tor.state();
+        state.pid = process.pid();
+        state.starts += 1;
+        state.progress = Instant::now();
+        state.bootstrap = None;
+        state.transport = process.transport();
+    }
+    tor.record("started", format!("pid {}", process.pid().unwrap_or_default()));
+    let address = process.control_address();
+    let why = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        ended = process.wait() => Some(("exited", format!("tor ended: {ended}"))),
+        () = until_stuck(tor, started.bootstrap_timeout) => {
+            Some(("stuck", format!("no progress for {} s{}; it is started again",
+                started.bootstrap_timeout.as_secs_f64(), how_far(tor))))
+        }
+        () = async {
+            match address.await {
+                Ok(address) => keep_connected(tor, &Control { address, password_file: None }).await,
+                Err(error) => report(tor, &error.to_string()),
+            }
+            std::future::pending().await
+        } => None,
+    };
+    process.end().await;
+    tor.close_book();
+    {
+        let mut state = tor.state();
+        state.pid = None;
+        state.socks = None;
+        state.bootstrap = None;
+    }
+    if let Some((what, detail)) = why {
+        report(tor, &detail);
+        tor.record(what, detail);
+    }
+}
+
+/// Returns once the tor has made no progress towards being ready, or can't be talked to, for so long.
+async fn until_stuck(tor: &Tor, timeout: Duration) {
+    loop {
+        sleep(LOOK.min(timeout)).await;
+        let connected = tor.is_connected();
+        let mut state = tor.state();
+        if connected && state.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.percent >= 100) {
+            state.progress = Instant::now();
+        }
+        if state.progress.elapsed() >= timeout {
+            return;
+        }
+    }
+}
+
+fn how_far(tor: &Tor) -> String {
+    let state = tor.state();
+    state.bootstrap.as_ref().map_or(String::new(), |b| format!(" at {} % ({}: {})", b.percent, b.tag, b.summary))
+}
+
+/// Says what is wrong, once as long as it is the same.
+fn report(tor: &Tor, problem: &str) {
+    let before = tor.state().problem.replace(problem.to_owned());
+    if before.as_deref() != Some(problem) {
+        warn!(tor = tor.name(), "{problem}");
+    }
+}
+
+/// Pauses that grow.
+struct Pauses(Duration);
+
+impl Pauses {
+    fn new() -> Self {
+        Pauses(FIRST_PAUSE)
+    }
+
+    /// The pause after an attempt that was begun then.
+    fn after(&mut self, begun: Instant) -> Duration {
+        if begun.elapsed() >= HELD {
+            self.0 = FIRST_PAUSE;
+        }
+        let pause = self.0;
+        self.0 = (self.0 * 2).min(LAST_PAUSE);
+        pause
+    }
+}

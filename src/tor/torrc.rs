@@ -1,0 +1,1 @@
+//! The torrc of a tor that perfd starts.
