@@ -1,16 +1,20 @@
 //! The client of a control port against a tor that follows a script: well, badly, and not at all.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use perfd::config::ControlAddress;
 use perfd::tor::control::{Commands, Connection, ControlError, Reply, Version, authenticate, open, start};
 use sha2::Sha256;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -469,6 +473,68 @@ async fn a_connection_that_closes_is_told_where() {
         assert_eq!(events, ["BW 1 1"]);
         assert!(matches!(end, ControlError::Closed { within_line } if within_line == within), "{end}");
     }
+}
+
+#[tokio::test]
+async fn what_was_said_last_is_heard_though_nothing_can_be_sent() {
+    let told = over(
+        tokio::io::duplex(1024),
+        async |tor| {
+            tor.says("650 BW 1 1\n650 BW 2 2\n").await;
+            tor.hangs_up();
+        },
+        async |commands| commands.ask("GETINFO a").await,
+    );
+    let Told { outcome, events, end } = told.await;
+    assert!(matches!(outcome, Err(ControlError::Ended { .. })), "{outcome:?}");
+    assert_eq!(events, ["BW 1 1", "BW 2 2"]);
+    assert!(matches!(end, ControlError::Closed { within_line: false }), "{end}");
+}
+
+/// A tor that never stops talking, and counts how often it was read from.
+struct Flood(Rc<Cell<usize>>);
+
+impl AsyncRead for Flood {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.set(self.0.get() + 1);
+        let line = b"650 BW 1 1\r\n";
+        while room.remaining() >= line.len() {
+            room.put_slice(line);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Flood {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_flood_leaves_others_their_turn_after_each_read() {
+    let reads = Rc::new(Cell::new(0));
+    let (_commands, driver) = start(Flood(reads.clone()));
+    let events = Cell::new(0);
+    tokio::select! {
+        biased;
+        end = driver.run(|_, _| events.set(events.get() + 1)) => panic!("{end}"),
+        () = async {
+            for turn in 1..=100 {
+                assert_eq!(reads.get(), turn);
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    assert!(events.get() >= 100 * 5000, "{}", events.get());
 }
 
 #[tokio::test]
