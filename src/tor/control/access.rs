@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
+use super::error::shown_path;
+
 /// What works without the cookie.
 pub(super) const PASSWORD_INSTEAD: &str = "use a password (HashedControlPassword in its torrc, `password_file` beside the control port in perfd's configuration)";
 
@@ -94,7 +96,7 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.folder {
             None => f.write_str("it")?,
-            Some(folder) => write!(f, "its folder {}", folder.display())?,
+            Some(folder) => write!(f, "its folder {}", shown_path(folder))?,
         }
         let group = with_number(group_name(self.group), "gid", self.group.as_raw());
         write!(f, " belongs to {}, group {group}, mode {:04o}", user(self.owner), self.mode)

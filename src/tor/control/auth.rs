@@ -12,7 +12,7 @@ use sha2::Sha256;
 
 use super::cookie::{COOKIE_LENGTH, Cookie};
 use super::driver::Commands;
-use super::error::{ControlError, shown};
+use super::error::{ControlError, shown, shown_path};
 use super::reply::Reply;
 
 /// tor's version, as it says it: `0.4.9.11`, maybe with more after it.
@@ -197,7 +197,7 @@ pub fn quoted(text: &str) -> String {
 /// Sends a cookie, or what proves that we know it.
 async fn present(commands: &Commands, path: &Path, key: &[u8]) -> Result<(), ControlError> {
     let taken = commands.ask(&format!("AUTHENTICATE {}", hex(key))).await;
-    let wrong = |text| ControlError::WrongCookie { path: path.display().to_string(), text };
+    let wrong = |text| ControlError::WrongCookie { path: shown_path(path), text };
     taken.map(drop).map_err(|error| refusal(error, wrong))
 }
 
@@ -210,7 +210,7 @@ async fn prove(commands: &Commands, path: &Path, cookie: &Cookie) -> Result<[u8;
     })?;
     let server = exchange(SERVER_KEY, cookie, &ours, &theirs);
     // In constant time.
-    server.verify_slice(&hash).map_err(|_| ControlError::Impostor { path: path.display().to_string() })?;
+    server.verify_slice(&hash).map_err(|_| ControlError::Impostor { path: shown_path(path) })?;
     Ok(exchange(CONTROLLER_KEY, cookie, &ours, &theirs).finalize().into_bytes().into())
 }
 

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use tokio::time::timeout;
 
 use super::access::{self, PASSWORD_INSTEAD};
-use super::error::ControlError;
+use super::error::{ControlError, shown_path};
 
 /// In bytes.
 pub const COOKIE_LENGTH: usize = 32;
@@ -84,11 +84,11 @@ fn explain(path: &Path, error: &io::Error) -> ControlError {
         }
         _ => format!("make it readable, or {PASSWORD_INSTEAD}"),
     };
-    ControlError::Cookie { path: path.display().to_string(), error: error.to_string(), remedy }
+    ControlError::Cookie { path: shown_path(path), error: error.to_string(), remedy }
 }
 
 fn odd(path: &Path, error: String, remedy: &str) -> ControlError {
-    ControlError::Cookie { path: path.display().to_string(), error, remedy: remedy.to_owned() }
+    ControlError::Cookie { path: shown_path(path), error, remedy: remedy.to_owned() }
 }
 
 #[cfg(test)]
@@ -120,7 +120,9 @@ mod tests {
             let expected = format!("can't read tor's cookie {}: it is no plain file; {NOT_OURS}", odd.display());
             assert_eq!(message(odd), expected);
         }
-        assert!(message(Path::new("cookie")).contains("no absolute path"));
+        let steering = message(Path::new("cookie\u{1b}[2J\n"));
+        let expected = format!("can't read tor's cookie cookie\\u{{1b}}[2J\\n: it is no absolute path; {NOT_OURS}");
+        assert_eq!(steering, expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What can go wrong on a control port. No message holds a password, a cookie or a key.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// Why something could not be had from a control port. The messages name the place and the remedy.
@@ -152,20 +153,41 @@ pub(super) fn quoted_bytes(bytes: &[u8]) -> String {
 
 /// The beginning of a text that a peer sent, on one line.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(LONGEST_TEXT).flat_map(escaped_if_control).collect();
-    if text.chars().nth(LONGEST_TEXT).is_some() {
-        shown.push('…');
+    let mut shown = String::new();
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            _ if i == LONGEST_TEXT => {
+                shown.push('…');
+                break;
+            }
+            '"' | '\'' | '\\' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
     }
     shown
 }
 
-/// As it is if it is harmless: quotes and apostrophes are.
-fn escaped_if_control(c: char) -> impl Iterator<Item = char> {
-    let harmless = matches!(c, '"' | '\'' | '\\');
-    harmless.then_some(c).into_iter().chain((!harmless).then(|| c.escape_debug()).into_iter().flatten())
+/// A path that a peer named, on one line.
+pub(super) fn shown_path(path: &Path) -> String {
+    shown(&path.to_string_lossy())
 }
 
 /// In bytes.
 const LONGEST_SHOWN: usize = 80;
 /// In characters.
 const LONGEST_TEXT: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_said_fits_one_line() {
+        assert_eq!(quoted_bytes(b"a\n\x1b\xff\""), r#""a\n\x1b\xff\"""#);
+        assert_eq!(quoted_bytes(&[b'x'; 80]), format!("\"{}\"", "x".repeat(80)));
+        assert_eq!(quoted_bytes(&[b'x'; 81]), format!("\"{}…\"", "x".repeat(80)));
+        assert_eq!(shown("a \"b\" 'c' \\\n\u{1b}\u{202e}é"), r#"a "b" 'c' \\n\u{1b}\u{202e}é"#);
+        assert_eq!(shown(&"é".repeat(300)), "é".repeat(300));
+        assert_eq!(shown(&"é".repeat(301)), format!("{}…", "é".repeat(300)));
+    }
+}
