@@ -22,6 +22,7 @@ pub mod service;
 pub mod slot;
 pub mod store;
 pub mod testnet;
+pub mod tor;
 pub mod version;
 pub mod web;
 
