@@ -145,6 +145,9 @@ fn status(dir: PathBuf, json: bool) -> anyhow::Result<u8> {
                     output::line(format_args!("{state:5} {:9} {:12} pid {}", node.name, node.address, node.pid));
                 }
                 print_addresses(net);
+                for authority in &net.authorities {
+                    output::line(format_args!("authority {authority}"));
+                }
             }
         }
     }

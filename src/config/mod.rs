@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::measurement::Kind;
 pub use error::{ConfigError, Problem};
 pub use sections::KEYS;
-pub use torrc_line::fault_of_torrc_line;
+pub use torrc_line::{fault_of_torrc_line, fits_a_torrc};
 
 /// Everything that the configuration file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

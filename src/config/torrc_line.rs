@@ -47,6 +47,11 @@ fn fault(line: &str, private: bool) -> Option<String> {
     }
 }
 
+/// Whether a path can stand in a torrc as it is, without quotes, whose escapes no two readers agree on.
+pub fn fits_a_torrc(path: &str) -> bool {
+    !path.contains(|c: char| c.is_control() || matches!(c, '"' | '\\' | '#')) && path.trim() == path
+}
+
 /// Whether a line sets this option, by its whole name.
 pub(super) fn sets(line: &str, option: &str) -> bool {
     let keyword = line.trim_matches([' ', '\t']).split([' ', '\t', '#']).next();

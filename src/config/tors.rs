@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::quote::quoted;
 use super::sections::{LONGEST_EVERY, file_path, name};
-use super::torrc_line::{fault_of_torrc_line, sets};
+use super::torrc_line::{fault_of_torrc_line, fits_a_torrc, sets};
 use super::walk::{Entry, Section};
 use super::{Control, ControlAddress, GuardChoice, GuardSet, StartedTor, Tor, TorRun};
 use crate::gate;
@@ -165,11 +165,6 @@ fn data(entry: &Entry) -> Option<PathBuf> {
         return entry.wrong(format_args!("{} {what}; {remedy}", quoted(text)));
     }
     Some(text.trim_end_matches('/').into())
-}
-
-/// Whether a path can stand in a torrc as it is, without quotes, whose escapes no two readers agree on.
-pub(super) fn fits_a_torrc(path: &str) -> bool {
-    !path.contains(|c: char| c.is_control() || matches!(c, '"' | '\\' | '#')) && path.trim() == path
 }
 
 /// `Some(None)` where the guards are left to tor.

@@ -153,21 +153,30 @@ pub fn node_folder(dir: &Path, name: &str) -> PathBuf {
     dir.join("nodes").join(name)
 }
 
-fn common(dir: &Path, node: &PlannedNode, authorities: &[String], owner: Option<u32>) -> String {
+/// What makes a tor, whose connections come from `address`, part of a private network with these `DirAuthority`
+/// values: all that the [gate](crate::gate) demands, and that loopback addresses are as good as others.
+pub fn private_network(address: Ipv4Addr, authorities: &[String]) -> String {
     let mut text = format!(
         "TestingTorNetwork 1\n\
-         DataDirectory {data}\n\
-         Log notice stdout\n\
          OutboundBindAddress {address}\n\
          AssumeReachable 1\n\
          EnforceDistinctSubnets 0\n\
-         PathsNeededToBuildCircuits 0.67\n",
-        data = node_folder(dir, &node.name).join("data").display(),
-        address = node.address,
+         PathsNeededToBuildCircuits 0.67\n\
+         ClientRejectInternalAddresses 0\n"
     );
     for authority in authorities {
         text.push_str(&format!("DirAuthority {authority}\n"));
     }
+    text
+}
+
+fn common(dir: &Path, node: &PlannedNode, authorities: &[String], owner: Option<u32>) -> String {
+    let mut text = format!(
+        "DataDirectory {data}\n\
+         Log notice stdout\n",
+        data = node_folder(dir, &node.name).join("data").display(),
+    );
+    text.push_str(&private_network(node.address, authorities));
     if let Some(pid) = owner {
         text.push_str(&format!("__OwningControllerProcess {pid}\n"));
     }
@@ -200,8 +209,7 @@ fn client_part(node: &PlannedNode) -> String {
     format!(
         "SocksPort {address}:{SOCKS_PORT} ExtendedErrors\n\
          ControlPort {address}:{CONTROL_PORT}\n\
-         CookieAuthentication 1\n\
-         ClientRejectInternalAddresses 0\n",
+         CookieAuthentication 1\n",
         address = node.address,
     )
 }

@@ -9,6 +9,7 @@ pub mod control;
 mod guards;
 mod keeper;
 mod onion;
+mod output;
 pub mod process;
 mod session;
 mod state;

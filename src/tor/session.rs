@@ -342,9 +342,12 @@ async fn reloads(tor: &Tor, commands: &Commands, started: Option<&StartedTor>) -
             return std::future::pending().await;
         }
         let Some(started) = started else { continue };
-        if let Err(error) = super::process::rewrite(tor.name(), started) {
-            warn!(tor = tor.name(), "not reloaded, the torrc stays as it was: {error}");
-            continue;
+        match super::process::rewrite(started) {
+            Ok(transport) => tor.state().transport = transport,
+            Err(error) => {
+                warn!(tor = tor.name(), "not reloaded, the torrc stays as it was: {error}");
+                continue;
+            }
         }
         match commands.ask("SIGNAL RELOAD").await {
             Ok(_) => {

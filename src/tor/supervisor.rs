@@ -1,15 +1,16 @@
 //! Looking after a tor: started where it is ours, connected to, and again after each end of either.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::process::Process;
+use super::process::{NoControl, Process};
 use super::session::{self, SessionError};
 use super::{Tor, keeper};
-use crate::config::{Control, StartedTor, TorRun};
+use crate::config::{Control, ControlAddress, StartedTor, TorRun};
 use crate::store::Store;
 
 /// The pause before a second attempt; it doubles with each further one.
@@ -34,7 +35,7 @@ pub async fn supervise(tor: Tor, store: Store, shutdown: CancellationToken) {
     let looked_after = async {
         match &tor.0.config.run {
             TorRun::Address { control: Some(control), .. } => tokio::select! {
-                () = keep_connected(&tor, control) => {}
+                never = keep_connected(&tor, control) => match never {},
                 () = shutdown.cancelled() => {}
             },
             TorRun::Address { control: None, .. } => shutdown.cancelled().await,
@@ -45,7 +46,7 @@ pub async fn supervise(tor: Tor, store: Store, shutdown: CancellationToken) {
 }
 
 /// Connects to a tor that somebody else runs, and again whenever the connection ends.
-async fn keep_connected(tor: &Tor, control: &Control) {
+async fn keep_connected(tor: &Tor, control: &Control) -> Infallible {
     let mut pauses = Pauses::new();
     loop {
         let begun = Instant::now();
@@ -70,10 +71,10 @@ async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationTo
     let mut pauses = Pauses::new();
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
-        match Process::start(tor.name(), started) {
+        match Process::start(started, tor.name()) {
             Ok(process) => run_once(tor, started, process, shutdown).await,
             Err(error) => {
-                report(tor, &format!("can't start this tor: {error}"));
+                report(tor, &error.to_string());
                 tor.record("not_started", error.to_string());
             }
         }
@@ -86,31 +87,20 @@ async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationTo
 
 /// From a started process to its end.
 async fn run_once(tor: &Tor, started: &StartedTor, mut process: Process, shutdown: &CancellationToken) {
+    let pid = process.pid();
     {
         let mut state = tor.state();
-        state.pid = process.pid();
+        state.pid = Some(pid);
         state.starts += 1;
         state.progress = Instant::now();
         state.bootstrap = None;
-        state.transport = process.transport();
+        state.transport = process.transport().map(str::to_owned);
     }
-    tor.record("started", format!("pid {}", process.pid().unwrap_or_default()));
-    let address = process.control_address();
+    tor.record("started", format!("pid {pid}"));
     let why = tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
-        ended = process.wait() => Some(("exited", format!("tor ended: {ended}"))),
-        () = until_stuck(tor, started.bootstrap_timeout) => {
-            Some(("stuck", format!("no progress for {} s{}; it is started again",
-                started.bootstrap_timeout.as_secs_f64(), how_far(tor))))
-        }
-        () = async {
-            match address.await {
-                Ok(address) => keep_connected(tor, &Control { address, password_file: None }).await,
-                Err(error) => report(tor, &error.to_string()),
-            }
-            std::future::pending().await
-        } => None,
+        why = until_over(tor, started, &mut process) => Some(why),
     };
     process.end().await;
     tor.close_book();
@@ -123,6 +113,24 @@ async fn run_once(tor: &Tor, started: &StartedTor, mut process: Process, shutdow
     if let Some((what, detail)) = why {
         report(tor, &detail);
         tor.record(what, detail);
+    }
+}
+
+/// Connects to a started tor until it has ended or hangs; what happened, in a word and a sentence.
+async fn until_over(tor: &Tor, started: &StartedTor, process: &mut Process) -> (&'static str, String) {
+    let control = match process.control(started.bootstrap_timeout).await {
+        Ok(address) => Control { address: ControlAddress::Tcp(address), password_file: None },
+        Err(error @ NoControl::Ended(_)) => return ("exited", error.to_string()),
+        Err(error @ NoControl::Late(_)) => return ("stuck", format!("{error}; it is started again")),
+    };
+    tokio::select! {
+        biased;
+        ended = process.wait() => ("exited", ended.to_string()),
+        () = until_stuck(tor, started.bootstrap_timeout) => {
+            let seconds = started.bootstrap_timeout.as_secs_f64();
+            ("stuck", format!("no progress for {seconds} s{}; it is started again", how_far(tor)))
+        }
+        never = keep_connected(tor, &control) => match never {},
     }
 }
 

@@ -186,7 +186,8 @@ mod tests {
 
     #[test]
     fn replies_and_events_are_told_apart() {
-        let cases: [(&str, &[&str], &[Result<Reply, TooLong>]); 9] = [
+        type Case<'a> = (&'a str, &'a [&'a str], &'a [Result<Reply, TooLong>]);
+        let cases: [Case; 9] = [
             ("250 OK", &[], &[reply(250, &["OK"])]),
             ("552 no\n250-a=b\n250 OK", &[], &[reply(552, &["no"]), reply(250, &["a=b", "OK"])]),
             ("250-a=b\n650 BW 1 2\n250 OK", &["BW 1 2"], &[reply(250, &["a=b", "OK"])]),
