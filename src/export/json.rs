@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::measurement::{Failure, PARTIALS, ResultRow, Steps, socks_reply_meaning};
+use crate::circuit::CircuitData;
+use crate::measurement::{Failure, PARTIALS, ResultRow, ServerSide, Steps, socks_reply_meaning};
 
 /// The JSON Schema (draft 2020-12) of one result.
 pub const SCHEMA: &str = include_str!("result.schema.json");
@@ -48,6 +49,29 @@ pub struct ResultJson {
     pub verified: bool,
     pub configuration_id: i64,
     pub perfd_version: String,
+    pub kind: String,
+    pub server: String,
+    pub optimistic: bool,
+    pub place: PlaceJson,
+    pub socks_user: String,
+    pub server_us: Option<ServerSideJson>,
+    pub circuit: Option<CircuitData>,
+}
+
+/// Which of the runs of its slot a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the schema describes each field")]
+pub struct PlaceJson {
+    pub index: u32,
+    pub of: u32,
+}
+
+/// What the server saw of an upload, microseconds after START by its own clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the schema describes each field")]
+pub struct ServerSideJson {
+    pub request: i64,
+    pub deciles: DecilesJson<i64>,
 }
 
 /// When each step was reached, microseconds after START.
@@ -66,12 +90,12 @@ pub struct StepsJson {
 
 /// When 0, 10, … 100 % of the payload had come, microseconds after START; the keys are the per cent.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "std::collections::BTreeMap<String, Option<u64>>")]
-pub struct DecilesJson(pub [Option<u64>; 11]);
+#[serde(try_from = "ByNumber<T>", bound = "T: Deserialize<'de> + Copy")]
+pub struct DecilesJson<T = u64>(pub [Option<T>; 11]);
 
 /// When so many bytes of payload had come, microseconds after START; the keys are the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "std::collections::BTreeMap<String, Option<u64>>")]
+#[serde(try_from = "ByNumber<u64>")]
 pub struct PartialsJson(pub [Option<u64>; PARTIALS.len()]);
 
 const PER_CENTS: [u64; 11] = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100];
@@ -119,7 +143,20 @@ impl From<&ResultRow> for ResultJson {
             verified: run.verified,
             configuration_id: row.configuration,
             perfd_version: row.version.clone(),
+            kind: run.kind.as_str().to_owned(),
+            server: row.server.as_str().to_owned(),
+            optimistic: run.optimistic,
+            place: PlaceJson { index: row.place.index, of: row.place.of },
+            socks_user: run.user.clone(),
+            server_us: run.server.as_ref().map(ServerSideJson::from),
+            circuit: row.circuit.clone(),
         }
+    }
+}
+
+impl From<&ServerSide> for ServerSideJson {
+    fn from(server: &ServerSide) -> Self {
+        ServerSideJson { request: server.request, deciles: DecilesJson(server.deciles) }
     }
 }
 
@@ -150,7 +187,7 @@ fn endpoint(host: &str, port: u16) -> String {
     if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-impl Serialize for DecilesJson {
+impl<T: Serialize + Copy> Serialize for DecilesJson<T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(PER_CENTS.iter().map(u64::to_string).zip(self.0))
     }
@@ -162,26 +199,26 @@ impl Serialize for PartialsJson {
     }
 }
 
-type ByNumber = std::collections::BTreeMap<String, Option<u64>>;
+type ByNumber<T> = std::collections::BTreeMap<String, Option<T>>;
 
-impl TryFrom<ByNumber> for DecilesJson {
+impl<T: Copy> TryFrom<ByNumber<T>> for DecilesJson<T> {
     type Error = String;
 
-    fn try_from(map: ByNumber) -> Result<Self, String> {
+    fn try_from(map: ByNumber<T>) -> Result<Self, String> {
         by_number(&PER_CENTS, map).map(DecilesJson)
     }
 }
 
-impl TryFrom<ByNumber> for PartialsJson {
+impl TryFrom<ByNumber<u64>> for PartialsJson {
     type Error = String;
 
-    fn try_from(map: ByNumber) -> Result<Self, String> {
+    fn try_from(map: ByNumber<u64>) -> Result<Self, String> {
         by_number(&PARTIALS, map).map(PartialsJson)
     }
 }
 
 /// The values of the keys known; a newer perfd may send more of them.
-fn by_number<const N: usize>(keys: &[u64; N], map: ByNumber) -> Result<[Option<u64>; N], String> {
+fn by_number<T: Copy, const N: usize>(keys: &[u64; N], map: ByNumber<T>) -> Result<[Option<T>; N], String> {
     let mut values = [None; N];
     for (value, key) in values.iter_mut().zip(keys) {
         *value = *map.get(&key.to_string()).ok_or_else(|| format!("missing key {key}"))?;
@@ -198,6 +235,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::test_support::circuit::whole_circuit;
     use crate::test_support::{example_row, result_row};
 
     fn schema() -> (Schemas, boon::SchemaIndex) {
@@ -209,16 +247,25 @@ mod tests {
     }
 
     /// Every property that the schema names, as paths, each of which must be described.
-    fn described(schema: &Value, at: &str, into: &mut BTreeSet<String>) {
+    fn described(root: &Value, schema: &Value, at: &str, into: &mut BTreeSet<String>) {
+        if let Some(name) = schema["$ref"].as_str() {
+            let definition = root.pointer(name.strip_prefix('#').unwrap()).unwrap();
+            described(root, definition, at, into);
+        }
+        schema["anyOf"].as_array().into_iter().flatten().for_each(|one| described(root, one, at, into));
+        if schema["items"].is_object() {
+            described(root, &schema["items"], at, into);
+        }
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{at}/{name}");
             assert!(property["description"].as_str().is_some_and(|text| text.len() > 10), "{path}");
-            described(property, &path, into);
+            described(root, property, &path, into);
             into.insert(path);
         }
     }
 
     fn present(value: &Value, at: &str, into: &mut BTreeSet<String>) {
+        value.as_array().into_iter().flatten().for_each(|item| present(item, at, into));
         for (name, value) in value.as_object().into_iter().flatten() {
             let path = format!("{at}/{name}");
             present(value, &path, into);
@@ -229,8 +276,12 @@ mod tests {
     #[test]
     fn schema_and_output_have_the_same_properties() {
         let (mut of_schema, mut of_output) = (BTreeSet::new(), BTreeSet::new());
-        described(&serde_json::from_str(SCHEMA).unwrap(), "", &mut of_schema);
-        present(&serde_json::to_value(ResultJson::from(&example_row())).unwrap(), "", &mut of_output);
+        let schema = serde_json::from_str(SCHEMA).unwrap();
+        described(&schema, &schema, "", &mut of_schema);
+        let mut row = example_row();
+        row.circuit = Some(whole_circuit());
+        row.measurement.server = Some(ServerSide { request: -5, deciles: [Some(1); 11] });
+        present(&serde_json::to_value(ResultJson::from(&row)).unwrap(), "", &mut of_output);
         assert_eq!(of_schema, of_output);
     }
 
@@ -254,6 +305,9 @@ mod tests {
             ("start", json!("yesterday")),
             ("run_id", json!("1")),
             ("steps_us", json!({})),
+            ("kind", json!("unload")),
+            ("circuit", json!({ "state": "known" })),
+            ("place", json!(null)),
             ("unknown", json!(1)),
         ] {
             let mut result = good.clone();

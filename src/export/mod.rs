@@ -2,7 +2,10 @@
 
 pub mod csv;
 pub mod json;
+pub mod pairs;
 pub mod table;
 pub mod torperf;
 #[cfg(test)]
 mod torperf_reader;
+pub mod waterfall;
+pub mod whole;

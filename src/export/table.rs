@@ -1,25 +1,31 @@
 //! Results as an aligned table for people.
 
 use super::json::ResultJson;
+use crate::circuit::{CircuitState, Relay};
 use crate::config::units::format_size;
 
-const HEADINGS: [&str; 8] = ["OUTCOME", "EXPERIMENT", "SIZE", "START", "FIRST BYTE", "LAST BYTE", "KiB/s", "RUN"];
+const COLUMNS: usize = 9;
+
+const HEADINGS: [&str; COLUMNS] =
+    ["OUTCOME", "EXPERIMENT", "SIZE", "START", "FIRST BYTE", "LAST BYTE", "KiB/s", "RUN", "PATH"];
 
 /// Which columns hold numbers, which are aligned to the right.
-const NUMBERS: [bool; 8] = [false, false, true, false, true, true, true, false];
+const NUMBERS: [bool; COLUMNS] = [false, false, true, false, true, true, true, false, false];
 
 /// A line of headings and one line per result, each ended. Times are seconds after START (the start
 /// itself in UTC), KiB/s is the mean from START to the last byte, RUN the first eight digits of the
-/// run's name; `-` stands where a step was not reached.
+/// run's name, PATH the nicknames of the circuit's hops (of a relay without one, the first eight digits of its
+/// fingerprint), the guard first. `-` stands where a step was not reached or a path is not known, and
+/// `tor_lost` where perfd did not hear tor.
 pub fn render(results: &[ResultJson]) -> String {
     let mut lines = vec![HEADINGS.map(str::to_owned)];
     lines.extend(results.iter().map(cells));
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
     lines.iter().map(|line| align(line, &widths)).collect()
 }
 
-fn align(cells: &[String; 8], widths: &[usize; 8]) -> String {
+fn align(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let mut line = String::new();
     for ((cell, &width), number) in cells.iter().zip(widths).zip(NUMBERS) {
         let gap = if line.is_empty() { "" } else { "  " };
@@ -31,7 +37,7 @@ fn align(cells: &[String; 8], widths: &[usize; 8]) -> String {
     line
 }
 
-fn cells(result: &ResultJson) -> [String; 8] {
+fn cells(result: &ResultJson) -> [String; COLUMNS] {
     let start = result.start.split('.').next().unwrap_or_default().replace('T', " ");
     let rate = result.mean_bytes_per_second.map_or("-".to_owned(), |rate| format!("{:.1}", rate / 1024.0));
     [
@@ -43,7 +49,35 @@ fn cells(result: &ResultJson) -> [String; 8] {
         seconds(result.time_to_last_byte_us),
         rate,
         printable(result.run_id.get(..8).unwrap_or(&result.run_id)),
+        path(result),
     ]
+}
+
+fn path(result: &ResultJson) -> String {
+    let Some(data) = &result.circuit else { return "-".to_owned() };
+    let hops = data.circuit.as_ref().map_or(&[][..], |circuit| &circuit.path);
+    match (hops, data.state) {
+        ([], CircuitState::TorLost) => CircuitState::TorLost.as_str().to_owned(),
+        ([], _) => "-".to_owned(),
+        _ => hops.iter().map(|hop| relay_name(&hop.relay)).collect::<Vec<_>>().join(">"),
+    }
+}
+
+/// A relay's nickname, or else the first eight digits of its fingerprint, of graphic ASCII alone: a relay's
+/// operator chooses it.
+pub(super) fn relay_name(relay: &Relay) -> String {
+    let name = match relay.nickname.as_deref() {
+        Some(nickname) if !nickname.is_empty() => nickname.to_owned(),
+        _ => format!("${}", relay.fingerprint.chars().take(8).collect::<String>()),
+    };
+    graphic(&name, 19)
+}
+
+/// Text of a stranger's, on one line and within one word: what is not graphic ASCII is `?`, and what is longer
+/// than `most` is cut.
+pub(super) fn graphic(text: &str, most: usize) -> String {
+    let shown = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+    text.chars().take(most).map(shown).collect()
 }
 
 fn outcome(result: &ResultJson) -> String {
@@ -67,6 +101,7 @@ pub fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::measurement::{Outcome, Phase};
+    use crate::test_support::circuit::example_circuit;
     use crate::test_support::example_row;
 
     #[test]
@@ -76,11 +111,21 @@ mod tests {
         late.measurement.size = 5 << 20;
         late.measurement.outcome = Outcome::Timeout(Phase::DataComplete);
         late.measurement.steps.data_complete = None;
-        let table = render(&[ResultJson::from(&example_row()), ResultJson::from(&late)]);
+        let mut data = example_circuit();
+        data.circuit = None;
+        data.state = CircuitState::TorLost;
+        late.circuit = Some(data);
+        let mut hostile = example_row();
+        hostile.circuit = Some(example_circuit());
+        let hops = &mut hostile.circuit.as_mut().unwrap().circuit.as_mut().unwrap().path;
+        hops[1].relay.nickname = Some("\u{202e}evil\u{1b}[2J and more than it may".to_owned());
+        hops[2].relay.nickname = None;
+        let table = render(&[example_row(), late, hostile].map(|row| ResultJson::from(&row)));
         let expected = "\
-OUTCOME                EXPERIMENT    SIZE  START                FIRST BYTE  LAST BYTE  KiB/s  RUN
-complete               small       50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s   33.3  00000000
-timeout data_complete  large?[2J    5 MiB  2026-11-22 10:00:00     0.700 s          -      -  00000000
+OUTCOME                EXPERIMENT    SIZE  START                FIRST BYTE  LAST BYTE  KiB/s  RUN       PATH
+complete               small       50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s   33.3  00000000  -
+timeout data_complete  large?[2J    5 MiB  2026-11-22 10:00:00     0.700 s          -      -  00000000  tor_lost
+complete               small       50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s   33.3  00000000  relay1>?evil?[2J?and?more?>$33333333
 ";
         assert_eq!(table, expected);
     }

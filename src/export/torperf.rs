@@ -7,7 +7,8 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::measurement::{Measurement, Outcome, PARTIALS, Phase, ResultRow};
+use crate::circuit::{Circuit, CircuitData, CircuitState};
+use crate::measurement::{Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, ServerKind};
 
 /// What stands once before any number of lines. A file that holds nothing else is valid.
 pub const HEADER: &str = "@type torperf 1.1\n";
@@ -19,6 +20,10 @@ pub const HEADER: &str = "@type torperf 1.1\n";
 /// negative times are rejected and zero means "not reached". Sizes are bytes; what exceeds an int32 is
 /// written as the largest one. DIDTIMEOUT is 1 for a timeout, and for any failure that has no
 /// DATACOMPLETE: Tor Metrics would otherwise count it neither as timeout nor as failure.
+///
+/// What tor told of the circuit is there where it is known and fits the format: PATH only if every hop has
+/// a fingerprint, BUILDTIMES only if the time of every hop is known, numbers only within an int32.
+/// Keys of our own say in what a run differs from a plain download by exit, and are absent otherwise.
 pub fn line(row: &ResultRow) -> String {
     let run = &row.measurement;
     let mut line = Line(String::with_capacity(1024));
@@ -45,12 +50,65 @@ pub fn line(row: &ResultRow) -> String {
     if let Some(code) = error_code(&run.outcome) {
         line.put("ERRORCODE", &code);
     }
+    if let Some(data) = &row.circuit {
+        put_circuit(&mut line, run, data);
+    }
     // Keys of our own, which readers of the format keep as they are.
+    put_differences(&mut line, row);
     line.put("EXPERIMENT", &text(&row.experiment));
     line.put("RUN_ID", run.id.as_str());
     line.put("REVISION", &row.revision.to_string());
     line.0.push('\n');
     line.0
+}
+
+/// What tor told of the circuit and of the run's stream, under Torperf's names.
+fn put_circuit(line: &mut Line, run: &Measurement, data: &CircuitData) {
+    let circuit = data.circuit.as_ref();
+    line.put_some("LAUNCH", circuit.and_then(|circuit| circuit.launched_us).map(|at| signed(run, at)));
+    line.put_some("USED_AT", data.used_at_us().map(|at| signed(run, at)));
+    line.put_some("PATH", circuit.and_then(Circuit::path_text));
+    line.put_some("BUILDTIMES", circuit.and_then(build_times));
+    let timeout = data.build_timeout.as_ref();
+    line.put_some("TIMEOUT", timeout.and_then(|timeout| within_int32(timeout.timeout_ms)));
+    line.put_some("QUANTILE", timeout.and_then(|timeout| timeout.quantile).and_then(double));
+    line.put_some("CIRC_ID", circuit.and_then(|circuit| within_int32(circuit.id)));
+    line.put_some("USED_BY", data.stream_id.and_then(within_int32));
+}
+
+/// In what the run differs from a plain download by exit whose circuit is known.
+fn put_differences(line: &mut Line, row: &ResultRow) {
+    let run = &row.measurement;
+    if run.kind != Kind::Download {
+        line.put("KIND", run.kind.as_str());
+    }
+    if row.server != ServerKind::Exit {
+        line.put("SERVER", row.server.as_str());
+    }
+    if run.optimistic {
+        line.put("OPTIMISTIC", "1");
+    }
+    if row.place != Place::ALONE {
+        line.put("TOR", &text(&row.tor));
+        line.put("PLACE", &format!("{}/{}", row.place.index, row.place.of));
+    }
+    if let Some(server) = &run.server {
+        line.put("SERVERREQUEST", &signed(run, server.request));
+        for (tenth, at) in server.deciles.iter().enumerate() {
+            let at = at.map_or("0.0".to_owned(), |at| signed(run, at));
+            line.put(&format!("SERVERPERC{}", tenth * 10), &at);
+        }
+    }
+    if let Some(state) = row.circuit.as_ref().map(|data| data.state).filter(|state| *state != CircuitState::Known) {
+        line.put("CIRCUIT", state.as_str());
+    }
+}
+
+/// Seconds after the circuit's launch at which each of its hops was reached.
+fn build_times(circuit: &Circuit) -> Option<String> {
+    let seconds = |micros: u64| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    let times: Option<Vec<String>> = circuit.path.iter().map(|hop| hop.built_after_us.map(seconds)).collect();
+    times.filter(|times| !times.is_empty()).map(|times| times.join(","))
 }
 
 struct Line(String);
@@ -60,6 +118,12 @@ impl Line {
         let space = if self.0.is_empty() { "" } else { " " };
         // Writing to a String does not fail.
         let _ = write!(self.0, "{space}{key}={value}");
+    }
+
+    fn put_some(&mut self, key: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.put(key, &value);
+        }
     }
 }
 
@@ -84,6 +148,11 @@ fn step(run: &Measurement, at: Option<u64>) -> String {
     }
 }
 
+/// A moment that may lie before START.
+fn signed(run: &Measurement, at: i64) -> String {
+    moment(run.start.0.saturating_add(at))
+}
+
 /// Microseconds since the epoch as seconds, at least the millisecond to which readers cut.
 fn moment(micros: i64) -> String {
     let micros = micros.max(1_000);
@@ -92,6 +161,17 @@ fn moment(micros: i64) -> String {
 
 fn int32(value: u64) -> String {
     value.min(i32::MAX as u64).to_string()
+}
+
+/// What is no int32 is left out: a cut number would be another circuit's.
+fn within_int32(value: u64) -> Option<String> {
+    i32::try_from(value).ok().map(|value| value.to_string())
+}
+
+/// A number as a decimal fraction, never in scientific notation.
+fn double(value: f64) -> Option<String> {
+    let digits = value.is_finite().then(|| value.to_string())?;
+    Some(if digits.contains('.') { digits } else { digits + ".0" })
 }
 
 fn did_time_out(run: &Measurement) -> bool {
@@ -158,7 +238,9 @@ mod tests {
     use super::super::torperf_reader::read;
     use super::*;
     use crate::clock::UnixMicros;
+    use crate::measurement::ServerSide;
     use crate::measurement::{Cause, Failure};
+    use crate::test_support::circuit::example_circuit;
     use crate::test_support::{example_row, result_row};
 
     #[test]
@@ -179,6 +261,50 @@ mod tests {
              ENDPOINTREMOTE=example.org:0.0.0.0:8080 EXPERIMENT=small \
              RUN_ID=00000000000000000000000000000001 REVISION=7\n"
         );
+    }
+
+    #[test]
+    fn what_tor_told_stands_before_our_own_keys() {
+        let plain = line(&example_row());
+        let mut row = example_row();
+        row.circuit = Some(example_circuit());
+        let with_circuit = line(&row);
+        let (one, two, three) = ("1".repeat(40), "2".repeat(40), "3".repeat(40));
+        let told = format!(
+            " LAUNCH=1795341587.600000 USED_AT=1795341601.500300 PATH=${one},${two},${three} \
+             BUILDTIMES=0.120000,0.230000,0.340000 TIMEOUT=1500 QUANTILE=0.8 CIRC_ID=17 USED_BY=24 EXPERIMENT="
+        );
+        assert_eq!(with_circuit, plain.replace(" EXPERIMENT=", &told));
+
+        let data = row.circuit.as_mut().unwrap();
+        data.state = CircuitState::TorLost;
+        data.stream.pop();
+        data.stream_id = Some(1 << 31);
+        data.build_timeout.as_mut().unwrap().quantile = Some(1.0);
+        let circuit = data.circuit.as_mut().unwrap();
+        circuit.path[1].relay.fingerprint = "x".repeat(40);
+        circuit.path[2].built_after_us = None;
+        circuit.launched_us = None;
+        let expected = " TIMEOUT=1500 QUANTILE=1.0 CIRC_ID=17 CIRCUIT=tor_lost EXPERIMENT=";
+        assert_eq!(line(&row), plain.replace(" EXPERIMENT=", expected));
+    }
+
+    #[test]
+    fn keys_of_our_own_say_what_is_not_plain() {
+        let plain = line(&example_row());
+        let mut row = example_row();
+        (row.server, row.place, row.tor) = (ServerKind::SingleOnion, Place { index: 1, of: 4 }, "a b".to_owned());
+        row.measurement.kind = Kind::Upload;
+        row.measurement.optimistic = true;
+        let deciles = std::array::from_fn(|tenth| (tenth < 2).then_some(tenth as i64 * 1_000_000 - 500_000));
+        row.measurement.server = Some(ServerSide { request: -600_000, deciles });
+        let zeros: Vec<_> = (2..=10).map(|tenth| format!("SERVERPERC{}=0.0", tenth * 10)).collect();
+        let differences = format!(
+            " KIND=upload SERVER=single_onion OPTIMISTIC=1 TOR=a%20b PLACE=1/4 SERVERREQUEST=1795341599.400000 \
+             SERVERPERC0=1795341599.500000 SERVERPERC10=1795341600.500000 {} EXPERIMENT=",
+            zeros.join(" ")
+        );
+        assert_eq!(line(&row), plain.replace(" EXPERIMENT=", &differences));
     }
 
     #[test]
@@ -251,6 +377,27 @@ mod tests {
                 prop_assert_eq!(line.numbers["DIDTIMEOUT"] == 1, timed_out || nothing_said);
                 prop_assert_eq!(line.texts.contains_key("ERRORCODE"), run.outcome != Outcome::Complete);
                 prop_assert_eq!(line.texts.contains_key("ENDPOINTLOCAL"), run.local.is_some());
+                let data = row.circuit.as_ref();
+                let circuit = data.and_then(|data| data.circuit.as_ref());
+                let signed = |at: i64| i128::from(run.start.0.saturating_add(at).max(1_000)) / 1_000;
+                let launch = circuit.and_then(|circuit| circuit.launched_us).map(signed);
+                prop_assert_eq!(line.millis.get("LAUNCH").copied(), launch);
+                prop_assert_eq!(line.millis.get("USED_AT").copied(), data.and_then(CircuitData::used_at_us).map(signed));
+                let int32 = |value: u64| Some(value).filter(|value| *value <= 2_147_483_647);
+                prop_assert_eq!(line.numbers.get("CIRC_ID").copied(), circuit.and_then(|circuit| int32(circuit.id)));
+                let stream = data.and_then(|data| data.stream_id).and_then(int32);
+                prop_assert_eq!(line.numbers.get("USED_BY").copied(), stream);
+                let timeout = data.and_then(|data| data.build_timeout.as_ref());
+                prop_assert_eq!(line.numbers.get("TIMEOUT").copied(), timeout.and_then(|t| int32(t.timeout_ms)));
+                prop_assert_eq!(line.doubles.get("QUANTILE").copied(), timeout.and_then(|t| t.quantile));
+                let hops = circuit.map_or(&[][..], |circuit| &circuit.path);
+                if let Some(path) = line.texts.get("PATH") {
+                    let named: Vec<_> = hops.iter().map(|hop| format!("${}", hop.relay.fingerprint)).collect();
+                    prop_assert_eq!(path, &named.join(","));
+                }
+                let timed = !hops.is_empty() && hops.iter().all(|hop| hop.built_after_us.is_some());
+                prop_assert_eq!(line.build_times.len(), if timed { hops.len() } else { 0 });
+                prop_assert_eq!(line.texts.contains_key("KIND"), run.kind == Kind::Upload);
                 prop_assert_eq!(&line.texts["RUN_ID"], run.id.as_str());
                 prop_assert_eq!(&line.texts["REVISION"], &row.revision.to_string());
             }

@@ -11,6 +11,10 @@ pub struct Parsed {
     pub millis: HashMap<String, i128>,
     /// Numbers that fit an int32.
     pub numbers: HashMap<String, u64>,
+    /// Decimal fractions.
+    pub doubles: HashMap<String, f64>,
+    /// BUILDTIMES in seconds.
+    pub build_times: Vec<f64>,
     /// Everything else, the reader's unknown keys included.
     pub texts: HashMap<String, String>,
 }
@@ -66,14 +70,22 @@ fn read_line(line: &str) -> Result<Parsed, String> {
         if percent == Some(false) || partial == Some(false) {
             return Err(format!("bad key {key}"));
         }
-        if TIMES.contains(&key) || percent.is_some() || partial.is_some() {
+        let of_circuit = matches!(key, "LAUNCH" | "USED_AT");
+        if TIMES.contains(&key) || of_circuit || percent.is_some() || partial.is_some() {
             parsed.millis.insert(key.to_owned(), timestamp(value)?);
-        } else if matches!(key, "FILESIZE" | "WRITEBYTES" | "READBYTES") {
+        } else if matches!(key, "FILESIZE" | "WRITEBYTES" | "READBYTES" | "TIMEOUT" | "CIRC_ID" | "USED_BY") {
             parsed.numbers.insert(key.to_owned(), int32(value)?);
         } else if key == "DIDTIMEOUT" {
             let flag = matches!(value, "0" | "1");
             parsed.numbers.insert(key.to_owned(), int32(value).ok().filter(|_| flag).ok_or("bad DIDTIMEOUT")?);
+        } else if key == "QUANTILE" {
+            parsed.doubles.insert(key.to_owned(), fraction(value)?);
+        } else if key == "BUILDTIMES" {
+            parsed.build_times = value.split(',').map(fraction).collect::<Result<_, _>>()?;
         } else {
+            if key == "PATH" && !value.split(',').all(is_fingerprint) {
+                return Err(format!("bad path {value:?}"));
+            }
             if key.starts_with("ENDPOINT") {
                 check_endpoint(value)?;
             }
@@ -100,6 +112,16 @@ fn timestamp(text: &str) -> Result<i128, String> {
     }
     let millis = format!("{decimals:0<3}")[..3].parse::<i128>().map_err(|_| bad())?;
     Ok(whole.parse::<i64>().map_err(|_| bad())? as i128 * 1_000 + millis)
+}
+
+fn fraction(text: &str) -> Result<f64, String> {
+    let decimal = text.split_once('.').is_some_and(|(whole, decimals)| digits(whole) && digits(decimals));
+    decimal.then(|| text.parse().ok()).flatten().ok_or_else(|| format!("bad fraction {text:?}"))
+}
+
+fn is_fingerprint(text: &str) -> bool {
+    let hex = |text: &str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    text.strip_prefix('$').is_some_and(hex)
 }
 
 fn int32(text: &str) -> Result<u64, String> {
@@ -133,6 +155,8 @@ mod tests {
             format!("@type torperf 1.1\n{GOOD}\n{GOOD}\n"),
             format!("@type torperf 1.0\r\n{GOOD}\r\n@type torperf 1.1\r\n{GOOD}\r\n"),
             format!("@type torperf 1.1\n{GOOD} UNKNOWN=x ENDPOINTLOCAL=h:127.0.0.1:1 DATAPERC100=2.25\n"),
+            format!("@type torperf 1.1\n{GOOD} LAUNCH=1.5 BUILDTIMES=0.5,1.25 QUANTILE=0.8 TIMEOUT=1 CIRC_ID=0\n"),
+            format!("@type torperf 1.1\n{GOOD} PATH=${0},${0}\n", "0123456789abcdefABCD".repeat(2)),
         ] {
             read(&file).unwrap();
         }
@@ -167,6 +191,14 @@ mod tests {
             ("DIDTIMEOUT=1", "PARTIAL10240=1"),
             ("DIDTIMEOUT=1", "ENDPOINTLOCAL=localhost:9050"),
             ("DIDTIMEOUT=1", "ENDPOINTLOCAL=:127.0.0.1:9050"),
+            ("DIDTIMEOUT=1", "LAUNCH=1"),
+            ("DIDTIMEOUT=1", "USED_AT=-1.5"),
+            ("DIDTIMEOUT=1", "BUILDTIMES=1"),
+            ("DIDTIMEOUT=1", "BUILDTIMES=1.0,"),
+            ("DIDTIMEOUT=1", "QUANTILE=1e-7"),
+            ("DIDTIMEOUT=1", "CIRC_ID=2147483648"),
+            ("DIDTIMEOUT=1", "PATH=$ABCD"),
+            ("DIDTIMEOUT=1", "PATH=$0123456789abcdefABCD0123456789abcdefABCD~nickname"),
             ("DIDTIMEOUT=1", "DIDTIMEOUT=1\n"),
             ("DIDTIMEOUT=1", "DIDTIMEOUT=1\n@x"),
         ] {
