@@ -1,6 +1,6 @@
 //! What tor told of a run: its stream, the circuit that carried it, and what became of both (no I/O).
 //!
-//! The control lines that touch a run are its [`Evidence`]; [`derive()`] makes [`CircuitData`] of them, the
+//! The control lines that touch a run are its [`Evidence`]; [`fn@derive`] makes [`CircuitData`] of them, the
 //! same way at once and years later. What tor did not tell is absent, never guessed.
 //!
 //! Names that end in `_us` are microseconds after the run's START by the monotonic clock, negative before it:

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use keeper::Following;
@@ -145,9 +146,10 @@ impl Tor {
         let _ = tokio::time::timeout(at_most, settled).await;
     }
 
-    /// Has a stored result completed with what tor tells in the next seconds. `false` if too many wait.
+    /// Has a stored result completed with what tor tells in the next seconds. `false` if too many wait; at the
+    /// end of the service nobody waits any more, which is no loss to speak of.
     pub fn follow(&self, following: Following) -> bool {
-        self.0.following.try_send(following).is_ok()
+        !matches!(self.0.following.try_send(following), Err(TrySendError::Full(_)))
     }
 
     /// Has a tor of perfd's own read its torrc anew, lines from files included.
