@@ -314,12 +314,13 @@ fn count_panics() {
 /// Bytes, from noise to requests that are almost right.
 fn almost_requests() -> impl Strategy<Value = Vec<u8>> {
     let noise = || prop::collection::vec(any::<u8>(), 0..60);
-    let method = prop_oneof![4 => Just("GET".to_owned()), 1 => Just("HEAD".to_owned()), 1 => "[A-Z]{1,9}"];
+    let method = prop_oneof![4 => Just("GET".to_owned()), 1 => Just("HEAD".to_owned()), 2 => Just("POST".to_owned()), 1 => "[A-Z]{1,9}"];
     let path = prop::sample::select(vec![
         "/",
         "/health",
         "/payload/",
         "/urandom/",
+        "/upload/",
         "/results",
         "/results.json?",
         "/results/",
@@ -335,9 +336,15 @@ fn almost_requests() -> impl Strategy<Value = Vec<u8>> {
         Just("Transfer-Encoding: chunked, ".to_owned()),
         Just("Connection: upgrade".to_owned()),
         Just("Expect: 100-continue\r\nX: ".to_owned()),
+        Just("Content-Length: 40\r\nX-Perfd-Run: 0123456789abcdef0123456789abcdef\r\nX: ".to_owned()),
         "[ -~]{0,20}",
     ];
-    let tail = prop_oneof!["[0-9]{1,4}", "[!-~]{0,30}", "[a-z]{1,8}=[0-9a-zA-Z%+]{0,9}(&limit=[0-9]{1,3})?"];
+    let tail = prop_oneof![
+        "[0-9]{1,4}",
+        Just("40".to_owned()),
+        "[!-~]{0,30}",
+        "[a-z]{1,8}=[0-9a-zA-Z%+]{0,9}(&limit=[0-9]{1,3})?"
+    ];
     let request =
         (method, path, tail, header, noise(), noise()).prop_map(|(method, path, tail, header, value, body)| {
             let head = format!("{method} {path}{tail} HTTP/1.1\r\nHost: x\r\n{header}");

@@ -184,12 +184,12 @@ async fn whoever_stalls_runs_into_the_timeout_of_its_step() {
     let cases: [(Vec<Step>, usize, &str, std::ops::RangeInclusive<usize>); 6] = [
         (then(asked(), [Stall]), SIZE, "timeout response isolated", 0..=0),
         // Reads the head and nothing more: the kernel takes a part of the body.
-        (then(granted(), [Wait(Duration::from_secs(5))]), HUGE, "timeout data_response isolated", 1..=10),
+        (then(granted(), [Wait(Duration::from_millis(2600))]), HUGE, "timeout data_response isolated", 1..=10),
         (
-            then(granted(), [ReadBody(HUGE / 2), Wait(Duration::from_secs(5))]),
+            then(granted(), [ReadBody(HUGE / 10), Wait(Duration::from_millis(2600))]),
             HUGE,
             "timeout data_response isolated",
-            5..=10,
+            2..=10,
         ),
         (received([Stall]), SIZE, "timeout data_response isolated", 11..=11),
         (received([send(b"HTTP/1.1 200"), Stall]), SIZE, "timeout data_complete isolated", 11..=11),

@@ -251,3 +251,120 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measurement::RunId;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A peer that has taken so many writes, said something, and gone.
+    struct Gone {
+        takes: usize,
+        unread: &'static [u8],
+    }
+
+    impl AsyncRead for Gone {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let (now, later) = self.unread.split_at(self.unread.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.unread = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Gone {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            match self.takes.checked_sub(1) {
+                Some(left) => {
+                    self.takes = left;
+                    Poll::Ready(Ok(buf.len()))
+                }
+                None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn upload(size: u64) -> Request {
+        Request {
+            id: RunId::from_bits(1),
+            kind: Kind::Upload,
+            user: String::new(),
+            optimistic: false,
+            socks: ([127, 0, 0, 1], 9).into(),
+            host: String::new(),
+            port: 80,
+            path: String::new(),
+            size: Some(size),
+            timeout: Duration::ZERO,
+            payload_seed: None,
+        }
+    }
+
+    /// Writes these pieces to a peer that takes the first of them; what it was heard to say, and the error.
+    async fn talk(tape: &SharedTape, takes: usize, pieces: &[&str]) -> (Vec<u8>, Option<io::ErrorKind>) {
+        let stream = TimedStream::new(Gone { takes, unread: b"no, thanks" }, tape.clone());
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let write = async {
+            for piece in pieces {
+                writer.write_all(piece.as_bytes()).await.unwrap();
+            }
+            std::future::pending::<()>().await
+        };
+        let mut heard = Vec::new();
+        let error = tokio::select! {
+            biased;
+            () = write => None,
+            read = reader.read_to_end(&mut heard) => read.err(),
+        };
+        (heard, error.map(|error| error.kind()))
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_head_is_found_wherever_it_is_cut() {
+        let head = "POST / HTTP/1.1\r\nA: \r\n\r\n";
+        for cut in 1..head.len() {
+            for pieces in [vec![&head[..cut], &head[cut..], "\r\n\r\nx"], vec![&head[..cut], "\r\n\r\nx"]] {
+                let tape = SharedTape::new(Tape::new(Instant::now(), &upload(5)).into());
+                open(&tape).speak_http();
+                talk(&tape, pieces.len(), &pieces).await;
+                let all = pieces.concat();
+                let body = all.find("\r\n\r\n").map_or(0, |end| all.len() - end - 4) as u64;
+                let tape = open(&tape);
+                assert_eq!((tape.written, tape.sent.passed()), (all.len() as u64, body), "{pieces:?}");
+                assert!(tape.data_request.is_some() && tape.sent.deciles()[0].is_some() == (body > 0), "{pieces:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_it_went_is_heard_and_then_why_it_went() {
+        let broken = Some(io::ErrorKind::BrokenPipe);
+        for (takes, receives_http, heard) in [
+            // Its answer came while the body was being written.
+            (1, true, "no, thanks"),
+            // It is the proxy that said something, before it took any HTTP.
+            (0, false, "no, thanks"),
+            // What comes before the request is no answer to it.
+            (0, true, ""),
+        ] {
+            let tape = SharedTape::new(Tape::new(Instant::now(), &upload(5)).into());
+            open(&tape).send_http();
+            if receives_http {
+                open(&tape).receive_http();
+            }
+            let (said, error) = talk(&tape, takes, &["POST / HTTP/1.1\r\n\r\n", "hello"]).await;
+            assert_eq!((String::from_utf8(said).unwrap().as_str(), error), (heard, broken));
+            assert_eq!(open(&tape).read, if receives_http { heard.len() as u64 } else { 0 });
+        }
+    }
+}

@@ -103,7 +103,8 @@ fn render(health: &Health) -> String {
     ] {
         let _ = writeln!(page, "<dt><a href=\"{path}\">{path}</a><dd>{what}");
     }
-    page += "</dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>size</code>, \
+    page += "<dt>POST /upload/51200<dd>takes so many bytes, up to the same limit, and says as JSON when they came\n\
+             </dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>size</code>, \
              <code>outcome</code>, <code>since</code> and <code>until</code>, such as \
              <a href=\"/results.csv?outcome=failed&amp;since=2026-01-01\">/results.csv?outcome=failed&amp;since=2026-01-01</a>.</p>\n\
              </html>\n";
