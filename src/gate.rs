@@ -6,6 +6,7 @@
 //! elsewhere (/etc/tor/torrc, a defaults file, an option of the command line) can change what it says. A tor of the
 //! public network is refused wherever [`PRIVATE_ONLY`] is set, as it is for every test and under cargo.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -127,13 +128,16 @@ pub fn rewrite(folder: &Path, torrc: &str, network: Network) -> io::Result<()> {
 }
 
 fn allow(torrc: &str, network: Network) -> io::Result<()> {
-    let private_only = std::env::var_os(PRIVATE_ONLY).is_some_and(|value| !value.is_empty() && value != "0");
     let allowed = match network {
         Network::Private => check(torrc),
-        Network::Public if private_only => Err(Refusal::PrivateOnly),
+        Network::Public if is_set(std::env::var_os(PRIVATE_ONLY).as_deref()) => Err(Refusal::PrivateOnly),
         Network::Public => Ok(()),
     };
     allowed.map_err(|refusal| io::Error::other(format!("torrc refused: {refusal}")))
+}
+
+fn is_set(variable: Option<&OsStr>) -> bool {
+    variable.is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// Whether a tor with this torrc stays within a private network on loopback.
@@ -362,6 +366,15 @@ mod tests {
         );
         assert!(!folder.exists());
         assert!(rewrite(dir.path(), "SocksPort auto\n", Network::Public).is_err());
+    }
+
+    #[test]
+    fn the_variable_counts_unless_it_is_empty_or_zero() {
+        for (value, set) in
+            [(None, false), (Some(""), false), (Some("0"), false), (Some("1"), true), (Some("no"), true)]
+        {
+            assert_eq!(is_set(value.map(OsStr::new)), set, "{value:?}");
+        }
     }
 
     #[tokio::test]
