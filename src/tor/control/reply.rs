@@ -156,10 +156,12 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
+    type Answer = Result<Reply, TooLong>;
+
     #[derive(Debug, Default, PartialEq)]
     struct All {
         events: Vec<String>,
-        replies: Vec<Result<Reply, TooLong>>,
+        replies: Vec<Answer>,
         malformed: Option<String>,
     }
 
@@ -180,14 +182,13 @@ mod tests {
         all
     }
 
-    fn reply(code: u16, lines: &[&str]) -> Result<Reply, TooLong> {
+    fn reply(code: u16, lines: &[&str]) -> Answer {
         Ok(Reply { code, lines: lines.iter().map(|line| (*line).to_owned()).collect() })
     }
 
     #[test]
     fn replies_and_events_are_told_apart() {
-        type Case<'a> = (&'a str, &'a [&'a str], &'a [Result<Reply, TooLong>]);
-        let cases: [Case; 9] = [
+        let cases: [(&str, &[&str], &[Answer]); 9] = [
             ("250 OK", &[], &[reply(250, &["OK"])]),
             ("552 no\n250-a=b\n250 OK", &[], &[reply(552, &["no"]), reply(250, &["a=b", "OK"])]),
             ("250-a=b\n650 BW 1 2\n250 OK", &["BW 1 2"], &[reply(250, &["a=b", "OK"])]),
@@ -233,7 +234,7 @@ mod tests {
     }
 
     /// What a reply of so many lines and lines of data comes to, and what follows it.
-    fn long(lines: usize, data: usize, line: &[u8], cut: bool) -> Result<Reply, TooLong> {
+    fn long(lines: usize, data: usize, line: &[u8], cut: bool) -> Answer {
         let mut hearing = Hearing::default();
         let mut say = |text: &[u8], cut| match hearing.hear(Line { text, cut }) {
             Ok(Heard::Reply(reply)) => Some(reply),
