@@ -660,7 +660,7 @@ async fn an_address_where_no_tor_is_is_named_with_a_remedy() {
 /// In reads of a few bytes and of many.
 #[tokio::test]
 async fn a_recorded_conversation_is_heard_as_it_was() {
-    let recording = std::fs::read_to_string("tests/samples/control-port-tor-0.4.9.11.log").unwrap();
+    let recording = std::fs::read_to_string("tests/recorded/control-port-tor-0.4.9.11.txt").unwrap();
     let lines: Vec<_> =
         recording.lines().map(|line| line.split_once(' ').expect("a time before each line").1).collect();
     let codes = [250, 250, 250, 552, 250, 250, 250, 250, 250, 250, 510, 250];
