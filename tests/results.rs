@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use boon::{Compiler, Schemas};
 use perfd::clock::UnixMicros;
-use perfd::measurement::RunId;
+use perfd::measurement::{Kind, RunId, ServerKind};
 use perfd::store::{NewResult, Store};
 use serde_json::{Value, json};
-use web::{Client, Reply, Server, Service, add, config, fill, incomplete, new_result, within};
+use web::{Client, Reply, Server, Service, add, config, fill, incomplete, new_result, with_circuit, within};
 
 /// Each format: its ending, a media type that asks for it, and what it is sent as.
 const FORMATS: [(&str, &str, &str); 4] = [
@@ -26,6 +26,9 @@ fn thirty_six() -> Vec<NewResult> {
     let run = |n: i64| {
         let mut new = new_result(n as u128 + 1, n);
         new.source = ["here", "there"][n as usize % 2].to_owned();
+        new.tor = ["tor-a", "tor-b", "tor-c"][n as usize % 3].to_owned();
+        new.server = [ServerKind::Exit, ServerKind::Onion, ServerKind::SingleOnion][n as usize / 3 % 3];
+        new.measurement.kind = [Kind::Download, Kind::Upload][n as usize / 4 % 2];
         new.experiment = ["a", "b", "large"][n as usize / 2 % 3].to_owned();
         new.measurement.size = if new.experiment == "large" { 5 << 20 } else { 51_200 };
         match n / 6 % 3 {
@@ -105,7 +108,12 @@ async fn filters_let_through_what_they_say() {
     let server = with_thirty_six().await;
     let second = |n: i64| UnixMicros(1_795_341_600_000_000 + n * 1_000_000);
     type Test = fn(&NewResult) -> bool;
-    let cases: [(&str, Test); 13] = [
+    let cases: [(&str, Test); 18] = [
+        ("tor=tor-b", |r| r.tor == "tor-b"),
+        ("kind=upload", |r| r.measurement.kind == Kind::Upload),
+        ("kind=download", |r| r.measurement.kind == Kind::Download),
+        ("server=exit", |r| r.server == ServerKind::Exit),
+        ("server=single_onion", |r| r.server == ServerKind::SingleOnion),
         ("source=here", |r| r.source == "here"),
         ("experiment=a", |r| r.experiment == "a"),
         ("size=51200", |r| r.measurement.size == 51_200),
@@ -156,6 +164,8 @@ async fn a_bad_parameter_is_named() {
         ("until=2026-13-01", "until=2026-13-01"),
         ("size=much", "size=much"),
         ("outcome=good", "outcome=good: must be complete, timeout or failed"),
+        ("kind=both", "kind=both: must be one of download, upload"),
+        ("server=tor", "server=tor: must be one of exit, onion, single_onion"),
         ("order=up", "order=up: must be oldest or newest"),
         ("experimnet=a", "experimnet is no parameter of this page; there are source, experiment"),
         ("limit=1&limit=1", "limit is given twice"),
@@ -188,7 +198,10 @@ async fn one_result_comes_with_its_configuration() {
         (RunId::from_bits(99).to_string(), 404, "there is no result"),
         (format!("{}.tpf", RunId::from_bits(99)), 404, "there is no result"),
         (format!("{id}.xml"), 404, "there is no format .xml"),
-        (id.as_str()[1..].to_owned(), 400, "32 lower-case hexadecimal digits"),
+        (id.as_str()[1..].to_owned(), 404, "there is no result"),
+        (id.as_str()[..5].to_owned(), 400, "32 lower-case hexadecimal digits"),
+        (id.as_str()[..6].to_owned(), 400, "more than one result begins with 000000: 00000000000000000000000000000001"),
+        (format!("{id}0"), 400, "32 lower-case"),
         ("ABCDEF00000000000000000000000000".to_owned(), 400, "32 lower-case"),
         ("%ff".to_owned(), 400, "UTF-8"),
     ] {
@@ -208,12 +221,15 @@ async fn every_row_is_what_the_schema_says() {
     compiler.enable_format_assertions();
     compiler.add_resource("urn:result", schema.json()).unwrap();
     let index = compiler.compile("urn:result", &mut schemas).unwrap();
+    let with_circuit = with_circuit(100, 36, &["main"], Some(1_500));
+    add(&server.store, with_circuit).await;
     let rows = lines(&server.get("/results.ndjson").await);
     assert_eq!(server.get("/results.json").await.json()["results"], json!(rows));
     for row in &rows {
         schemas.validate(row, index).unwrap_or_else(|e| panic!("{e}: {row}"));
     }
-    assert_eq!(rows.len(), 36);
+    assert_eq!(rows.len(), 37);
+    assert_eq!(rows[36]["circuit"]["circuit"]["path"][0]["relay"]["nickname"], "relay1");
 }
 
 /// Adds results one by one, in slots of their own.

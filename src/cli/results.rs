@@ -12,7 +12,9 @@ use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE, USAGE};
 use super::output;
 use crate::config::Config;
 use crate::export::json::ResultJson;
-use crate::export::table;
+use crate::export::whole::WholeJson;
+use crate::export::{table, waterfall};
+use crate::measurement::{Kind, ServerKind};
 
 /// Why a service refuses is a line.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -23,11 +25,19 @@ const LONGEST_TABLE: usize = 64 << 20;
 /// Rows of the table, where no limit is given.
 const TABLE_ROWS: usize = 20;
 
+/// What goes with many results alone.
+const FILTERS: [&str; 11] =
+    ["source", "experiment", "tor", "kind", "server_kind", "size", "outcome", "since", "until", "limit", "order"];
+
 /// Show the results of a running perfd
 ///
-/// The table shows the latest results, the other formats all that the filters let through, oldest first.
+/// The table shows the latest results, the other formats all that the filters let through, oldest first. One
+/// result, by its RUN, is drawn with all that is known of it.
 #[derive(Args, Debug)]
 pub struct ResultsArgs {
+    /// Only this one: its name, or the beginning of it (six digits or more)
+    #[arg(conflicts_with_all = FILTERS)]
+    run: Option<String>,
     /// The service, such as http://127.0.0.1:8080; else the first address of the configuration
     #[arg(long, value_name = "URL")]
     server: Option<String>,
@@ -43,6 +53,15 @@ pub struct ResultsArgs {
     /// Only of this experiment
     #[arg(long)]
     experiment: Option<String>,
+    /// Only through this tor
+    #[arg(long)]
+    tor: Option<String>,
+    /// Only downloads or uploads
+    #[arg(long, value_parser = Kind::ALL.map(|(_, word)| word))]
+    kind: Option<String>,
+    /// Only from a server that is reached like this (`--server` names the service to ask)
+    #[arg(long, value_name = "KIND", value_parser = ServerKind::ALL.map(|(_, word)| word))]
+    server_kind: Option<String>,
     /// Only of this size, such as 51200 or "50 KiB"
     #[arg(long)]
     size: Option<String>,
@@ -89,7 +108,7 @@ struct Refusal {
 }
 
 /// Asks and prints.
-pub fn run(args: ResultsArgs) -> Result<(), Exit> {
+pub fn run(args: &ResultsArgs) -> Result<(), Exit> {
     let server = match &args.server {
         Some(url) => url.clone(),
         None => {
@@ -100,7 +119,7 @@ pub fn run(args: ResultsArgs) -> Result<(), Exit> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
-    runtime.block_on(ask(&server, &args))
+    runtime.block_on(ask(&server, args))
 }
 
 /// Where to reach a server that listens on this address on the same machine.
@@ -119,16 +138,18 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         .read_timeout(std::time::Duration::from_secs(60))
         .build()
         .or_exit(FAILED)?;
-    let path = match args.format {
-        ResultsFormat::Table | ResultsFormat::Json => "results.json",
-        ResultsFormat::Ndjson => "results.ndjson",
-        ResultsFormat::Tpf => "results.tpf",
-        ResultsFormat::Csv => "results.csv",
+    let ending = match args.format {
+        ResultsFormat::Table | ResultsFormat::Json => "json",
+        ResultsFormat::Ndjson => "ndjson",
+        ResultsFormat::Tpf => "tpf",
+        ResultsFormat::Csv => "csv",
     };
-    let url = page(server, path)
+    let (all, one) = (format!("results.{ending}"), args.run.as_ref().map(|run| format!("{run}.{ending}")));
+    let path = one.as_ref().map_or(vec![all.as_str()], |one| vec!["results", one.as_str()]);
+    let url = page(server, &path)
         .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
         .or_exit(USAGE)?;
-    let request = client.get(url).query(&query(args));
+    let request = if one.is_some() { client.get(url) } else { client.get(url).query(&query(args)) };
     let response = request
         .send()
         .await
@@ -143,15 +164,16 @@ async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
         return Err(anyhow::anyhow!("{server} refuses: {}", table::printable(&reason))).or_exit(code);
     }
     match args.format {
+        ResultsFormat::Table if one.is_some() => draw(response).await,
         ResultsFormat::Table => print_table(response).await,
         _ => copy(response).await,
     }
 }
 
 /// A page of the server, which may be given with a path of its own, as behind a reverse proxy.
-fn page(server: &str, path: &str) -> Option<reqwest::Url> {
+fn page(server: &str, path: &[&str]) -> Option<reqwest::Url> {
     let mut url = reqwest::Url::parse(server).ok().filter(|url| url.scheme() == "http")?;
-    url.path_segments_mut().ok()?.pop_if_empty().push(path);
+    url.path_segments_mut().ok()?.pop_if_empty().extend(path);
     Some(url)
 }
 
@@ -160,6 +182,9 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
     let filters = [
         ("source", &args.source),
         ("experiment", &args.experiment),
+        ("tor", &args.tor),
+        ("kind", &args.kind),
+        ("server", &args.server_kind),
         ("size", &args.size),
         ("outcome", &args.outcome),
         ("since", &args.since),
@@ -187,6 +212,12 @@ async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
     }
     results.sort_by_key(|result| result.revision);
     output::print(table::render(&results)).map(drop)
+}
+
+async fn draw(response: reqwest::Response) -> Result<(), Exit> {
+    let answer = output::read_whole(response, LONGEST_TABLE).await.or_exit(UNAVAILABLE)?;
+    let whole = serde_json::from_slice::<WholeJson>(&answer).context("the answer is not what a perfd gives");
+    output::print(waterfall::render(&whole.or_exit(UNAVAILABLE)?)).map(drop)
 }
 
 async fn copy(response: reqwest::Response) -> Result<(), Exit> {

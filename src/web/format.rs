@@ -1,4 +1,7 @@
 //! Which format a client wants: by the file ending, else by `Accept`.
+//!
+//! `text/plain` is Torperf's key=value. One result is also to be had as a text for people, by the ending `.txt`
+//! alone.
 
 use axum::http::{HeaderMap, StatusCode, header};
 

@@ -1,5 +1,6 @@
 //! The server: payloads for the runs, results and health for everyone.
 
+mod circuits;
 mod error;
 mod format;
 mod health;
@@ -94,6 +95,8 @@ pub fn router(shared: Shared) -> Router {
         .route("/results.csv", get(results::csv))
         .route("/results/{id}", get(results::one))
         .route("/schema/result.json", get(results::schema))
+        .route("/circuits.json", get(circuits::circuits))
+        .route("/pairs.json", get(circuits::pairs))
         .route("/robots.txt", get(start_page::robots))
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
         .method_not_allowed_fallback(async || {

@@ -1,8 +1,10 @@
-//! The query of `/results`: filters, order, limit and cursor, strictly read.
+//! Queries, strictly read: filters, order, limit and cursor of `/results`, and what `/circuits.json` and
+//! `/pairs.json` are asked.
 
 use super::error::ApiError;
 use crate::clock::UnixMicros;
 use crate::config::units::parse_size;
+use crate::measurement::{Kind, ServerKind};
 use crate::store::{Filter, Order};
 
 /// What a client asks of `/results`.
@@ -18,30 +20,44 @@ pub struct ResultsQuery {
     pub limit: Option<usize>,
 }
 
-const NAMES: &str = "source, experiment, size, outcome, since, until, order, limit, cursor";
+/// What a client asks of `/circuits.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CircuitsQuery {
+    /// Launched at this moment or later.
+    pub since: UnixMicros,
+    /// Launched before this moment.
+    pub until: UnixMicros,
+    /// How many at most, 1 to [`MOST_CIRCUITS`].
+    pub limit: usize,
+}
+
+/// What a client asks of `/pairs.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairsQuery {
+    /// The experiment's name.
+    pub experiment: String,
+    /// Slots planned at this moment or later.
+    pub since: UnixMicros,
+    /// Slots planned before this moment.
+    pub until: UnixMicros,
+}
+
+/// The most circuits in one answer, which are held in memory together, and how many there are by default.
+pub const MOST_CIRCUITS: usize = 5000;
+const CIRCUITS: usize = 1000;
+
+const NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, order, limit, cursor";
 
 impl ResultsQuery {
-    /// Reads a query string. A name that is unknown, or that comes twice, is refused rather than ignored:
-    /// a mistyped filter would give everything.
+    /// Reads a query string.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
         let mut parsed = ResultsQuery::default();
-        let mut seen = Vec::new();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if seen.contains(&name) {
-                return Err(ApiError::bad_request(format!("{name} is given twice")));
-            }
-            parsed.set(&name, &value)?;
-            seen.push(name);
-        }
+        each(query, |name, value| parsed.set(name, value))?;
         Ok(parsed)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
-        let bad = |must: &str| ApiError::bad_request(format!("{name}={value}: {must}"));
-        let moment = || {
-            UnixMicros::parse(value)
-                .ok_or_else(|| bad("must be a time such as 2026-11-22T10:00:00Z, 2026-11-22 or 1795341600"))
-        };
+        let bad = |must: &str| bad(name, value, must);
         match name {
             "source" => self.filter.source = Some(value.to_owned()),
             "experiment" => self.filter.experiment = Some(value.to_owned()),
@@ -50,8 +66,11 @@ impl ResultsQuery {
                 self.filter.outcome = Some(value.to_owned());
             }
             "outcome" => return Err(bad("must be complete, timeout or failed")),
-            "since" => self.filter.since = Some(moment()?),
-            "until" => self.filter.until = Some(moment()?),
+            "tor" => self.filter.tor = Some(value.to_owned()),
+            "kind" => self.filter.kind = Some(word(name, value, Kind::ALL)?),
+            "server" => self.filter.server = Some(word(name, value, ServerKind::ALL)?),
+            "since" => self.filter.since = Some(moment(name, value)?),
+            "until" => self.filter.until = Some(moment(name, value)?),
             "order" => {
                 self.order = match value {
                     "oldest" => Order::Oldest,
@@ -67,10 +86,83 @@ impl ResultsQuery {
                 let cursor = value.parse().ok().filter(|cursor| *cursor >= 0);
                 self.cursor = Some(cursor.ok_or_else(|| bad("must be the revision of the last result that you have"))?);
             }
-            _ => return Err(ApiError::bad_request(format!("{name} is no parameter of this page; there are {NAMES}"))),
+            _ => return Err(no_parameter(name, NAMES)),
         }
         Ok(())
     }
+}
+
+impl CircuitsQuery {
+    /// Reads a query string; what is absent does not restrict.
+    pub fn parse(query: &str) -> Result<Self, ApiError> {
+        let mut parsed = CircuitsQuery { since: UnixMicros(i64::MIN), until: UnixMicros(i64::MAX), limit: CIRCUITS };
+        each(query, |name, value| {
+            match name {
+                "since" => parsed.since = moment(name, value)?,
+                "until" => parsed.until = moment(name, value)?,
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MOST_CIRCUITS).contains(limit));
+                    let must = || bad(name, value, &format!("must be a number from 1 to {MOST_CIRCUITS}"));
+                    parsed.limit = limit.ok_or_else(must)?;
+                }
+                _ => return Err(no_parameter(name, "since, until, limit")),
+            }
+            Ok(())
+        })?;
+        Ok(parsed)
+    }
+}
+
+impl PairsQuery {
+    /// Reads a query string, which must name an experiment; the times may be absent.
+    pub fn parse(query: &str) -> Result<Self, ApiError> {
+        let (mut experiment, mut since, mut until) = (None, UnixMicros(i64::MIN), UnixMicros(i64::MAX));
+        each(query, |name, value| {
+            match name {
+                "experiment" => experiment = Some(value.to_owned()),
+                "since" => since = moment(name, value)?,
+                "until" => until = moment(name, value)?,
+                _ => return Err(no_parameter(name, "experiment, since, until")),
+            }
+            Ok(())
+        })?;
+        let missing = || ApiError::bad_request("name the experiment whose tors are to be compared: ?experiment=NAME");
+        Ok(PairsQuery { experiment: experiment.ok_or_else(missing)?, since, until })
+    }
+}
+
+/// Gives each name and value of a query string. A name that is unknown, or that comes twice, is refused rather
+/// than ignored: a mistyped filter would give everything.
+fn each(query: &str, mut set: impl FnMut(&str, &str) -> Result<(), ApiError>) -> Result<(), ApiError> {
+    let mut seen = Vec::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if seen.contains(&name) {
+            return Err(ApiError::bad_request(format!("{name} is given twice")));
+        }
+        set(&name, &value)?;
+        seen.push(name);
+    }
+    Ok(())
+}
+
+fn bad(name: &str, value: &str, must: &str) -> ApiError {
+    ApiError::bad_request(format!("{name}={value}: {must}"))
+}
+
+fn no_parameter(name: &str, names: &str) -> ApiError {
+    ApiError::bad_request(format!("{name} is no parameter of this page; there are {names}"))
+}
+
+fn moment(name: &str, value: &str) -> Result<UnixMicros, ApiError> {
+    let must = "must be a time such as 2026-11-22T10:00:00Z, 2026-11-22 or 1795341600";
+    UnixMicros::parse(value).ok_or_else(|| bad(name, value, must))
+}
+
+/// One of these words.
+fn word<T: Copy, const N: usize>(name: &str, value: &str, words: [(T, &str); N]) -> Result<T, ApiError> {
+    let found = words.iter().find(|(_, word)| *word == value).map(|(value, _)| *value);
+    let must = || format!("must be one of {}", words.map(|(_, word)| word).join(", "));
+    found.ok_or_else(|| bad(name, value, &must()))
 }
 
 #[cfg(test)]
@@ -80,11 +172,14 @@ mod tests {
     #[test]
     fn a_whole_query_is_read() {
         let query = ResultsQuery::parse(
-            "source=a&experiment=50kib&size=50+KiB&outcome=timeout&since=2026-11-22&order=newest&limit=5&cursor=7",
+            "source=a&experiment=50kib&size=50+KiB&outcome=timeout&since=2026-11-22&order=newest&limit=5&cursor=7\
+             &kind=upload&server=single_onion&tor=t",
         )
         .unwrap();
         assert_eq!(query.filter.size, Some(51_200));
         assert_eq!(query.filter.since, UnixMicros::parse("2026-11-22"));
+        let (kind, server) = (Some(Kind::Upload), Some(ServerKind::SingleOnion));
+        assert_eq!((query.filter.kind, query.filter.server, query.filter.tor.as_deref()), (kind, server, Some("t")));
         assert_eq!((query.order, query.limit, query.cursor), (Order::Newest, Some(5), Some(7)));
     }
 
@@ -99,10 +194,18 @@ mod tests {
             "since=yesterday",
             "size=5 MB",
             "order=up",
+            "kind=uplaod",
+            "server=",
             "limit=1&limit=2",
             "x",
         ] {
             assert!(ResultsQuery::parse(query).is_err(), "{query}");
+        }
+        for query in ["limit=0", "limit=5001", "tor=a", "since=x", "since=1&since=1"] {
+            assert!(CircuitsQuery::parse(query).is_err(), "{query}");
+        }
+        for query in ["", "since=1", "experiment=a&experiment=b", "experiment=a&limit=1", "experiment=a&until=x"] {
+            assert!(PairsQuery::parse(query).is_err(), "{query}");
         }
     }
 }

@@ -22,18 +22,19 @@ use super::serve::Peer;
 use super::{Segment, Shared};
 use crate::clock::UnixMicros;
 use crate::export::json::ResultJson;
-use crate::export::{csv, json, torperf};
+use crate::export::whole::WholeJson;
+use crate::export::{csv, json, torperf, waterfall};
 use crate::measurement::{ResultRow, RunId};
 use crate::slot::SlotRow;
-use crate::store::{Order, Page, StoreError, StoreReader};
+use crate::store::{Order, Page, SHORTEST_PREFIX, StoreError, StoreReader, WholeResult};
 
 /// Rows in one read of the store, and in one piece of the answer.
 const PAGE_ROWS: usize = 100;
 
 /// Who asks, where the connection tells.
-type Caller = Option<Extension<Peer>>;
+pub(super) type Caller = Option<Extension<Peer>>;
 
-type Answer = Result<Response<Body>, ApiError>;
+pub(super) type Answer = Result<Response<Body>, ApiError>;
 
 /// `GET /results`: the format is that of `Accept`.
 pub async fn negotiated(
@@ -65,32 +66,65 @@ pub async fn csv(State(shared): State<Shared>, peer: Caller, RawQuery(query): Ra
     results(shared, peer, query, Format::Csv).await
 }
 
-/// `GET /results/{id}`, with a file ending or without: one result and the configuration it was made under.
+/// `GET /results/{id}`, with a file ending or without: one result and all that is kept beside it. The id may be
+/// the beginning of one, if no other begins like this.
 pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: HeaderMap) -> Answer {
-    let (id, format) = match name.split_once('.') {
+    let (id, form) = match name.split_once('.') {
+        Some((id, "txt")) => (id, None),
         Some((id, ending)) => {
             let unknown = || {
-                ApiError::not_found(format!("there is no format .{ending}; there are .json, .ndjson, .tpf and .csv"))
+                let there_are = "there are .json, .ndjson, .tpf, .csv and .txt";
+                ApiError::not_found(format!("there is no format .{ending}; {there_are}"))
             };
-            (id, Format::of_ending(ending).ok_or_else(unknown)?)
+            (id, Some(Format::of_ending(ending).ok_or_else(unknown)?))
         }
-        None => (name.as_str(), Format::accepted(&headers)?),
+        None => (name.as_str(), Some(Format::accepted(&headers)?)),
     };
-    let id =
-        RunId::parse(id).ok_or_else(|| ApiError::bad_request("a result's name is 32 lower-case hexadecimal digits"))?;
-    let found = shared.store.reader().result(&id).await?;
-    let whole = found.ok_or_else(|| ApiError::not_found(format!("there is no result {id}")))?;
-    let (row, configuration) = (whole.row, whole.configuration);
+    let reader = shared.store.reader();
+    let id = whole_id(reader, id).await?;
+    let whole = reader.result(&id).await?.ok_or_else(|| no_result(id.as_str()))?;
+    let Some(format) = form else {
+        let text = waterfall::render(&WholeJson::from(&whole));
+        return Ok(response(Format::Torperf, Body::from(text)));
+    };
+    let row = &whole.row;
     let text = match format {
         Format::Json | Format::Ndjson => {
             let just_after = UnixMicros(row.planned.0.saturating_add(1));
-            let slots = shared.store.reader().slots_between(&row.experiment, row.planned, just_after, 1).await?;
-            one_as_json(&row, &configuration, slots.into_iter().next())
+            let slots = reader.slots_between(&row.experiment, row.planned, just_after, 1).await?;
+            one_as_json(&whole, slots.into_iter().next())
         }
-        Format::Torperf => format!("{}{}", torperf::HEADER, torperf::line(&row)),
-        Format::Csv => format!("{}{}", csv::header(), csv::line(&row)),
+        Format::Torperf => format!("{}{}", torperf::HEADER, torperf::line(row)),
+        Format::Csv => format!("{}{}", csv::header(), csv::line(row)),
     };
     Ok(response(format, Body::from(text)))
+}
+
+fn no_result(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no result {id}"))
+}
+
+/// The name that this is, or the beginning of.
+async fn whole_id(reader: &StoreReader, text: &str) -> Result<RunId, ApiError> {
+    if let Some(id) = RunId::parse(text) {
+        return Ok(id);
+    }
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if !digits || !(SHORTEST_PREFIX..32).contains(&text.len()) {
+        let reason = format!(
+            "a result's name is 32 lower-case hexadecimal digits, of which the first {SHORTEST_PREFIX} or more will do"
+        );
+        return Err(ApiError::bad_request(reason));
+    }
+    let mut named = reader.runs_named(text).await?;
+    match named.len() {
+        0 => Err(no_result(text)),
+        1 => named.pop().ok_or_else(|| no_result(text)),
+        _ => {
+            let names: Vec<&str> = named.iter().map(RunId::as_str).collect();
+            Err(ApiError::bad_request(format!("more than one result begins with {text}: {}", names.join(", "))))
+        }
+    }
 }
 
 /// `GET /schema/result.json`: the JSON Schema of one result.
@@ -103,23 +137,29 @@ pub async fn schema() -> Response<Body> {
 #[derive(Serialize)]
 struct OneJson {
     #[serde(flatten)]
-    result: ResultJson,
+    whole: WholeJson,
     configuration: serde_json::Value,
     /// The slot that it belongs to: when it was planned, begun and ended.
     slot: Option<SlotRow>,
 }
 
-fn one_as_json(row: &ResultRow, configuration: &str, slot: Option<SlotRow>) -> String {
+fn one_as_json(whole: &WholeResult, slot: Option<SlotRow>) -> String {
     // What is no JSON is shown as the text that it is.
-    let configuration = serde_json::from_str(configuration).unwrap_or_else(|_| configuration.into());
-    let one = OneJson { result: ResultJson::from(row), configuration, slot };
+    let text = &whole.configuration;
+    let configuration = serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into());
+    let one = OneJson { whole: WholeJson::from(whole), configuration, slot };
     format!("{}\n", serde_json::to_string_pretty(&one).unwrap_or_default())
+}
+
+/// One of the places for answers with results, if there is one left for this peer.
+pub(super) fn place(shared: &Shared, peer: Caller) -> Result<Place, ApiError> {
+    let place = shared.result_places.take(peer.map(|Extension(peer)| peer));
+    place.ok_or_else(|| ApiError::busy("too many answers with results"))
 }
 
 async fn results(shared: Shared, peer: Caller, query: Option<String>, format: Format) -> Answer {
     let query = ResultsQuery::parse(query.as_deref().unwrap_or_default())?;
-    let place = shared.result_places.take(peer.map(|Extension(peer)| peer));
-    let place = place.ok_or_else(|| ApiError::busy("too many answers with results"))?;
+    let place = place(&shared, peer)?;
     let mut pages = Pages {
         reader: shared.store.reader().clone(),
         left: query.limit.unwrap_or(usize::MAX),

@@ -96,15 +96,17 @@ fn render(health: &Health) -> String {
         ("/results.csv", "all, as CSV"),
         (
             "/schema/result.json",
-            "the schema of the JSON; <code>/results/ID</code> gives one result with all that is known of it",
+            "the schema of the JSON; <code>/results/ID</code> gives one result with all that is known of it, \
+             <code>/results/ID.txt</code> draws it; <code>/pairs.json?experiment=NAME</code> compares its tors",
         ),
+        ("/circuits.json", "circuits that failed, or that no run used"),
         ("/health", "the state of this server as JSON"),
         ("/payload/51200", "so many random bytes, up to this server's limit"),
     ] {
         let _ = writeln!(page, "<dt><a href=\"{path}\">{path}</a><dd>{what}");
     }
-    page += "</dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>size</code>, \
-             <code>outcome</code>, <code>since</code> and <code>until</code>, such as \
+    page += "</dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>tor</code>, \
+             <code>kind</code>, <code>server</code>, <code>size</code>, <code>outcome</code>, <code>since</code> and <code>until</code>, such as \
              <a href=\"/results.csv?outcome=failed&amp;since=2026-01-01\">/results.csv?outcome=failed&amp;since=2026-01-01</a>.</p>\n\
              </html>\n";
     page

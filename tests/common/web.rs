@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use perfd::circuit::{Circuit, CircuitData, CircuitState, Evidence, Hop, Relay};
 use perfd::clock::UnixMicros;
 use perfd::config::Config;
 use perfd::measurement::{Cause, Curve, Failure, Kind, Measurement, Outcome, Phase, Place, RunId, ServerKind, Steps};
@@ -270,7 +271,61 @@ pub fn new_result(id: u128, second: i64) -> NewResult {
     }
 }
 
-/// The same, cut off by its timeout or failed.
+/// The runs of one slot of several, one through each of these tors, with names from `id` on. Each took this many
+/// ms (one that took `None` was cut off), and tor told of a circuit over three relays.
+pub fn with_circuit(id: u128, second: i64, tors: &[&str], last_byte_ms: Option<u64>) -> Vec<NewResult> {
+    let of = tors.len() as u32;
+    let run = |(index, tor): (usize, &&str)| {
+        let mut new = new_result(id + index as u128, second);
+        (new.tor, new.place) = ((*tor).to_owned(), Place { index: index as u32, of });
+        new.measurement.steps.data_complete = last_byte_ms.map(|ms| ms * 1000);
+        new.measurement.curve = vec![(700_100, 498), (1_500_000, 51_200)];
+        if last_byte_ms.is_none() {
+            new = incomplete(new, true);
+        }
+        new.circuit = Some((circuit_data(), Evidence("650 CIRC 17 BUILT\n".to_owned())));
+        new
+    };
+    tors.iter().enumerate().map(run).collect()
+}
+
+/// What tor told of a run whose circuit goes over three relays.
+pub fn circuit_data() -> CircuitData {
+    let hop = |number: u64| Hop {
+        relay: Relay { fingerprint: number.to_string().repeat(40), nickname: Some(format!("relay{number}")) },
+        built_after_us: Some(number * 100_000),
+    };
+    let circuit = Circuit {
+        id: 17,
+        launched_us: Some(-1_000_000),
+        built_us: Some(-700_000),
+        path: (1..=3).map(hop).collect(),
+        purpose: Some("GENERAL".to_owned()),
+        hs_state: None,
+        build_flags: vec!["NEED_CAPACITY".to_owned()],
+        built_before_run: Some(true),
+        last_used_us: None,
+        end: None,
+        bytes_read: None,
+        bytes_written: None,
+    };
+    CircuitData {
+        state: CircuitState::Known,
+        connection: 1,
+        tor_version: Some("0.4.9.11".to_owned()),
+        stream_id: Some(24),
+        stream: Vec::new(),
+        guard: circuit.path.first().map(|hop| hop.relay.clone()),
+        circuit: Some(circuit),
+        conflux: None,
+        onion: None,
+        build_timeout: None,
+        guard_events: Vec::new(),
+        congestion: None,
+    }
+}
+
+/// This run, cut off by its timeout or failed.
 pub fn incomplete(mut new: NewResult, timeout: bool) -> NewResult {
     new.measurement.outcome = if timeout {
         Outcome::Timeout(Phase::DataComplete)
