@@ -55,7 +55,7 @@ impl Cli {
             Command::Run(args) => run::run(args).map(|()| exit::OK),
             Command::Once(args) => once::run(args),
             Command::Check(args) => check::run(args).map(|()| exit::OK),
-            Command::Results(args) => results::run(*args).map(|()| exit::OK),
+            Command::Results(args) => results::run(&args).map(|()| exit::OK),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 // Not straight to stdout: clap panics if nobody reads on.

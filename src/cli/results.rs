@@ -108,7 +108,7 @@ struct Refusal {
 }
 
 /// Asks and prints.
-pub fn run(args: ResultsArgs) -> Result<(), Exit> {
+pub fn run(args: &ResultsArgs) -> Result<(), Exit> {
     let server = match &args.server {
         Some(url) => url.clone(),
         None => {
@@ -119,7 +119,7 @@ pub fn run(args: ResultsArgs) -> Result<(), Exit> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
-    runtime.block_on(ask(&server, &args))
+    runtime.block_on(ask(&server, args))
 }
 
 async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {

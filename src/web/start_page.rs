@@ -105,10 +105,8 @@ fn render(health: &Health) -> String {
     ] {
         let _ = writeln!(page, "<dt><a href=\"{path}\">{path}</a><dd>{what}");
     }
-    page += "<dt>POST /upload/51200<dd>takes so many bytes, up to the same limit, and says as JSON when they came
-\
-             </dl>
-<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>tor</code>, \
+    page += "<dt>POST /upload/51200<dd>takes so many bytes, up to the same limit, and says as JSON when they came\n\
+             </dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>tor</code>, \
              <code>kind</code>, <code>server</code>, <code>size</code>, <code>outcome</code>, <code>since</code> and \
              <code>until</code>, such as \
              <a href=\"/results.csv?outcome=failed&amp;since=2026-01-01\">/results.csv?outcome=failed&amp;since=2026-01-01</a>.</p>\n\
