@@ -10,6 +10,7 @@ mod cookie;
 mod driver;
 mod error;
 pub mod lines;
+pub mod protocol_info;
 pub mod reply;
 
 use std::io;
@@ -23,9 +24,10 @@ use tokio::time::timeout;
 
 use crate::config::ControlAddress;
 
-pub use auth::{Version, authenticate};
+pub use auth::authenticate;
 pub use driver::{Commands, Driver, REPLY_DEADLINE, start};
 pub use error::ControlError;
+pub use protocol_info::Version;
 pub use reply::Reply;
 
 /// How long connecting may take.
