@@ -27,6 +27,30 @@ need_toolchain() {
     apt_install gcc libc6-dev
 }
 
+# A C++ compiler, for the fuzzer's own library.
+need_cxx() {
+    command -v c++ > /dev/null && return
+    is_debian || fail "needs a C++ compiler (c++); please install one"
+    [[ $(id -u) -eq 0 ]] || fail "needs a C++ compiler; run: sudo apt-get install g++"
+    say "installing a C++ compiler"
+    apt_install g++
+}
+
+# A tool of cargo's from PATH, or built once for all checkouts of this user.
+#   cargo_tool NAME VERSION [ARGUMENTS OF cargo install]
+cargo_tool() {
+    local name=$1 version=$2
+    shift 2
+    command -v "$name" && return
+    local tools=${XDG_CACHE_HOME:-$HOME/.cache}/perfd-tools
+    if [[ ! -x $tools/bin/$name ]]; then
+        say "building $name $version (once, some minutes)"
+        cargo install --quiet --locked --version "$version" --root "$tools" "$@" "$name" >&2 ||
+            fail "cannot build $name; or put $name into PATH"
+    fi
+    printf '%s\n' "$tools/bin/$name"
+}
+
 apt_install() {
     local log
     log=$(DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$@" 2>&1) && return

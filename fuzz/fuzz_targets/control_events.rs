@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use perfd::circuit::book::Book;
-use perfd::circuit::evidence::{RunKey, gather, loose, nothing};
-use perfd::circuit::{CircuitData, Evidence, derive, derive_loose};
-use perfd::clock::UnixMicros;
+use perfd_fuzz::circuit::book::Book;
+use perfd_fuzz::circuit::evidence::{RunKey, gather, loose, nothing};
+use perfd_fuzz::circuit::{CircuitData, Evidence, derive, derive_loose};
+use perfd_fuzz::clock::UnixMicros;
 
 fuzz_target!(|input: &[u8]| {
     let text = String::from_utf8_lossy(input);

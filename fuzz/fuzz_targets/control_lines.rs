@@ -5,10 +5,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use perfd::tor::control::Reply;
-use perfd::tor::control::auth::protocol_info;
-use perfd::tor::control::lines::{LINE_LIMIT, Lines};
-use perfd::tor::control::reply::{Heard, Hearing, TooLong};
+use perfd_fuzz::control::lines::{LINE_LIMIT, Lines};
+use perfd_fuzz::control::protocol_info::protocol_info;
+use perfd_fuzz::control::reply::Reply;
+use perfd_fuzz::control::reply::{Heard, Hearing, TooLong};
 
 fuzz_target!(|input: &[u8]| {
     // The first byte says how long the reads are.
