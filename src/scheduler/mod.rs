@@ -19,13 +19,11 @@ pub use board::{Board, Doing};
 
 use crate::clock::{Clock, UnixMicros};
 use crate::config::Experiment;
-use crate::measurement::{Measurement, Outcome};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 use crate::store::{NewResult, Store, StoreError};
-use crate::tor::Following;
 use plan::{Due, Gap, Plan};
 pub use routes::{Route, Server};
 
@@ -197,23 +195,18 @@ impl Experimenter {
             return Ok(Some(Occupied::by_the_store(begun, since.elapsed())));
         }
 
-        let runs = self.runs(planned, routes, shutdown).await?;
+        let (last, whole) = self.runs(&slot, routes, shutdown).await?;
         let measuring = since.elapsed();
         board.report(name, Doing::Storing, None);
-        let (state, reason) = match runs.whole {
+        let (state, reason) = match whole {
             true => (SlotState::Done, None),
             false => (SlotState::Aborted, Some(SlotReason::Shutdown)),
         };
-        let measured: Vec<NewResult> = runs.finished.iter().map(|run| run.result.clone()).collect();
-        if self.end_slot(slot, state, reason, measured).await? {
-            for run in runs.finished {
-                log_run(name, &run.result);
-                let Some(key) = run.key else { continue };
-                let following = Following { run: run.result.measurement.id, key, service: run.route.service() };
-                if !run.route.tor.follow(following) {
-                    warn!(tor = run.route.tor.name(), "too much waits for what tor tells; a result is not completed");
-                }
-            }
+        let result = last.iter().map(|run| run.result.clone()).collect();
+        if self.end_slot(slot, state, reason, result).await?
+            && let Some(run) = last
+        {
+            run.stored(name);
         }
         Ok(Some(Occupied { begun, measuring, total: since.elapsed() }))
     }
@@ -308,23 +301,5 @@ async fn pause(time: Duration, shutdown: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(time) => {}
         () = shutdown.cancelled() => {}
-    }
-}
-
-/// The one line that every finished run has in the log, written once its result is committed.
-fn log_run(experiment: &str, result: &NewResult) {
-    let m: &Measurement = &result.measurement;
-    let milliseconds = |micros: Option<u64>| micros.map_or("-".to_owned(), |us| format!("{:.3}", us as f64 / 1000.0));
-    let (first, last) = (milliseconds(m.time_to_first_byte()), milliseconds(m.time_to_last_byte()));
-    let (outcome, size, run, tor) = (m.outcome.word(), m.size, &m.id, &result.tor);
-    let path = result.circuit.as_ref().map_or(String::new(), |(circuit, _)| circuit.path_for_people());
-    match &m.outcome {
-        Outcome::Complete => {
-            info!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, tor, path, %run, "run finished");
-        }
-        unhappy => {
-            let why = unhappy.to_string();
-            warn!(experiment, outcome, size_bytes = size, first_byte_ms = first, last_byte_ms = last, tor, path, why, %run, "run finished");
-        }
     }
 }

@@ -172,7 +172,15 @@ impl Store {
         self.write(Operation::BeginSlot { slot, grid, started }).await.map(drop)
     }
 
-    /// Notes how a running slot ended, together with its results: all or nothing.
+    /// Stores one of several results of a running slot, which goes on.
+    ///
+    /// Gives [`StoreError::SlotNotRunning`] if the slot was not begun or has ended; [`StoreError::Refused`] if a
+    /// run of this name is stored already.
+    pub async fn add_result(&self, slot: SlotId, result: NewResult) -> Result<(), StoreError> {
+        self.write(Operation::AddResult { slot, result: Box::new(result) }).await.map(drop)
+    }
+
+    /// Notes how a running slot ended, together with its results that are not stored yet: all or nothing.
     ///
     /// Gives the results' revisions, in their order. [`StoreError::SlotNotRunning`] if the slot was not
     /// begun or has ended; [`StoreError::Refused`] if a run of this name is stored already.

@@ -14,6 +14,7 @@ use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 #[derive(Debug)]
 pub(super) enum Operation {
     BeginSlot { slot: SlotId, grid: Grid, started: UnixMicros },
+    AddResult { slot: SlotId, result: Box<NewResult> },
     FinishSlot(Finish),
     RecordSlots { row: SlotRow, grid: Grid },
     AbortUnfinished { now: UnixMicros },
@@ -58,6 +59,7 @@ pub(super) enum Fault {
 pub(super) fn apply(conn: &Connection, operation: &Operation, again: bool) -> Result<Done, Fault> {
     match operation {
         Operation::BeginSlot { slot, grid, started } => begin_slot(conn, slot, grid, *started, again),
+        Operation::AddResult { slot, result } => add_result(conn, slot, result, again),
         Operation::FinishSlot(finish) => finish_slot(conn, finish, again),
         Operation::RecordSlots { row, grid } => record_slots(conn, row, grid),
         Operation::AbortUnfinished { now } => abort_unfinished(conn, *now),
@@ -109,6 +111,17 @@ fn take_out(conn: &Connection, gap: &SlotRow, planned: UnixMicros, grid: &Grid) 
     insert_part(conn, gap, gap.planned, UnixMicros(planned.0 - 1), grid)?;
     insert_part(conn, gap, UnixMicros(planned.0 + 1), gap.planned_last, grid)?;
     Ok(())
+}
+
+/// Stores one of several results of a slot that goes on running.
+fn add_result(conn: &Connection, slot: &SlotId, result: &NewResult, again: bool) -> Result<Done, Fault> {
+    if find_slot(conn, slot)?.is_none_or(|row| row.state != SlotState::Running) {
+        return Err(Fault::Request(StoreError::SlotNotRunning(slot.clone())));
+    }
+    if again && let Ok(revisions) = stored_revisions(conn, std::slice::from_ref(result)) {
+        return Ok(Done::Revisions(revisions));
+    }
+    insert_result(conn, result).map(|revision| Done::Revisions(vec![revision]))
 }
 
 fn finish_slot(conn: &Connection, finish: &Finish, again: bool) -> Result<Done, Fault> {

@@ -190,3 +190,20 @@ async fn a_full_queue_makes_callers_wait_and_loses_nobody() {
     assert!(all.into_iter().all(|added| added == Ok(1)));
     assert_eq!(count(&folder.other(), "slot"), 50);
 }
+
+#[tokio::test]
+async fn results_of_a_slot_that_goes_on_are_there_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("s")).unwrap();
+    let early = store.add_result(slot(0), new_result(1)).await;
+    assert_eq!(early, Err(StoreError::SlotNotRunning(slot(0))), "it has not begun");
+    store.begin_slot(slot(0), grid(), UnixMicros(0)).await.unwrap();
+    store.add_result(slot(0), new_result(1)).await.unwrap();
+    assert_eq!(store.reader().latest_revision().await, Ok(1));
+    assert!(matches!(store.add_result(slot(0), new_result(1)).await, Err(StoreError::Refused(_))), "it is there");
+    store.finish_slot(slot(0), SlotState::Done, None, UnixMicros(1), vec![new_result(2)]).await.unwrap();
+    let late = store.add_result(slot(0), new_result(3)).await;
+    assert_eq!(late, Err(StoreError::SlotNotRunning(slot(0))), "it has ended");
+    let page = store.reader().results_page(&Filter::default(), None, Order::Oldest, 10).await.unwrap();
+    assert_eq!(page.rows.len(), 2);
+}
