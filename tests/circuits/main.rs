@@ -9,5 +9,6 @@ mod every_run;
 mod judge;
 mod network;
 mod observer;
+mod restarts;
 #[path = "../common/service.rs"]
 mod service;

@@ -79,3 +79,15 @@ pub fn results(port: u16) -> Vec<ResultJson> {
     let page: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{e}: {answer:?}"));
     serde_json::from_value(page["results"].clone()).unwrap()
 }
+
+/// What `/tors` says of the tor of this name.
+pub fn tor_status(port: u16, name: &str) -> Value {
+    let page: Value = serde_json::from_slice(&get(port, "/tors").unwrap().body).unwrap();
+    let tors = page["tors"].as_array().unwrap();
+    tors.iter().find(|tor| tor["name"] == name).unwrap_or_else(|| panic!("no tor {name}: {page}")).clone()
+}
+
+/// Whether this process runs: one that has ended may wait for its parent to notice.
+pub fn runs(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
