@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
-use super::control::{self, Commands, ControlError};
+use super::control::{self, Commands, ControlError, REPLY_DEADLINE};
 use super::guards::{candidates, choose};
 use super::state::{Bootstrap, OnionStatus};
 use super::{Tor, onion};
@@ -57,6 +57,8 @@ pub(super) enum SessionError {
     Password { file: String, error: std::io::Error },
     #[error("tor's answer to {0} can't be understood")]
     Unclear(&'static str),
+    #[error("tor answered something else to GETINFO {0}; perfd connects anew")]
+    NotTheAnswer(&'static str),
 }
 
 /// Connects, and keeps the connection until it ends; the error says why it did.
@@ -183,8 +185,7 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
         // It ends with this connection, and so with perfd, however that ends.
         commands.ask("TAKEOWNERSHIP").await?;
     }
-    let names = commands.ask("GETINFO events/names").await?;
-    let offered = names.value("events/names").ok_or(SessionError::Unclear("GETINFO events/names"))?;
+    let offered = info(commands, "events/names").await?;
     // SETEVENTS fails whole on a name that this tor does not know.
     let wanted: Vec<&str> = EVENTS.into_iter().filter(|event| offered.split(' ').any(|name| name == *event)).collect();
     tor.open_book();
@@ -197,21 +198,19 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
             book.version = Some(version.to_string());
         }
     }
-    let circuits = commands.ask("GETINFO circuit-status").await?;
+    let circuits = info(commands, "circuit-status").await?;
     {
         let (mut state, now) = (tor.state(), Instant::now());
         if let Some(book) = state.books.back_mut() {
-            circuits.value("circuit-status").unwrap_or_default().lines().for_each(|line| book.found(now, line));
+            circuits.lines().for_each(|line| book.found(now, line));
         }
     }
     if started {
-        let listeners = commands.ask("GETINFO net/listeners/socks").await?;
-        let socks = listeners.value("net/listeners/socks").unwrap_or_default();
+        let socks = info(commands, "net/listeners/socks").await?;
         let socks = socks.split(' ').find_map(|address| address.trim_matches('"').parse().ok());
         tor.state().socks = socks;
     }
-    let phase = commands.ask("GETINFO status/bootstrap-phase").await?;
-    let phase = phase.value("status/bootstrap-phase").unwrap_or_default().to_owned();
+    let phase = info(commands, "status/bootstrap-phase").await?;
     if let Event::StatusClient(status) = event::parse(&format!("STATUS_CLIENT {phase}"))
         && let Some(bootstrap) = bootstrap(&status)
     {
@@ -226,6 +225,16 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     info!(tor = tor.name(), %version, connection = tor.status().connection, "connected to tor's control port");
     tor.record("connected", format!("tor {version}"));
     Ok(())
+}
+
+/// What tor answers to `GETINFO key`. An answer to something else means that no further one can be trusted.
+async fn info(commands: &Commands, key: &'static str) -> Result<String, SessionError> {
+    info_within(commands, key, REPLY_DEADLINE).await
+}
+
+async fn info_within(commands: &Commands, key: &'static str, within: Duration) -> Result<String, SessionError> {
+    let reply = commands.ask_within(&format!("GETINFO {key}"), within).await?;
+    reply.value(key).map(str::to_owned).ok_or(SessionError::NotTheAnswer(key))
 }
 
 /// Asks now and then, so that a tor that hangs is noticed, and keeps the list of guards fresh.
@@ -245,9 +254,9 @@ async fn routine(tor: &Tor, commands: &Commands) -> SessionError {
 }
 
 async fn ask_for_guards(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
-    let guards = commands.ask("GETINFO entry-guards").await?;
+    let guards = info(commands, "entry-guards").await?;
     // `$FINGERPRINT~nickname up`, `… never-connected`, `… unusable 2026-11-24 22:38:07`.
-    let lines = guards.value("entry-guards").unwrap_or_default().lines().take(MOST_GUARDS);
+    let lines = guards.lines().take(MOST_GUARDS);
     tor.state().guards = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
     Ok(())
 }
@@ -287,8 +296,8 @@ async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Resul
     let mut present = BTreeSet::new();
     loop {
         until_ready(tor).await;
-        let consensus = commands.ask_within("GETINFO ns/all", CONSENSUS_DEADLINE).await?;
-        let chosen = choose(candidates(consensus.value("ns/all").unwrap_or_default()), set, &present);
+        let consensus = info_within(commands, "ns/all", CONSENSUS_DEADLINE).await?;
+        let chosen = choose(candidates(&consensus), set, &present);
         if chosen.is_empty() {
             warn!(tor = tor.name(), "the consensus has no guard with a bandwidth; none is chosen");
         } else if chosen != present {

@@ -21,6 +21,15 @@ pub enum Pace {
     StallingAfter(usize),
 }
 
+/// What a relay tells of a client, by its SOCKS user name.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// It has asked for a connection, which is not granted yet.
+    Asked { user: &'a str, client: SocketAddr },
+    /// Its connection is over.
+    Over { user: &'a str },
+}
+
 /// A running relay.
 pub struct Relay {
     /// Where it listens.
@@ -31,11 +40,17 @@ const PIECE: usize = 16 * 1024;
 
 impl Relay {
     pub fn start(pace: Pace) -> Relay {
+        Self::start_told(pace, |_| {})
+    }
+
+    /// One that tells of its clients.
+    pub fn start_told(pace: Pace, tell: impl Fn(Told) + Clone + Send + 'static) -> Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                std::thread::spawn(move || serve(client, pace));
+                let tell = tell.clone();
+                std::thread::spawn(move || serve(client, pace, tell));
             }
         });
         Relay { address }
@@ -43,10 +58,18 @@ impl Relay {
 }
 
 /// One client, from its greeting to the end of its connection.
-fn serve(mut client: TcpStream, pace: Pace) -> io::Result<()> {
+fn serve(mut client: TcpStream, pace: Pace, tell: impl Fn(Told)) -> io::Result<()> {
     client.set_nodelay(true)?;
-    negotiate(&mut client)?;
-    let mut target = match connect(&mut client) {
+    let user = negotiate(&mut client)?;
+    tell(Told::Asked { user: &user, client: client.peer_addr()? });
+    let served = carry(&mut client, pace);
+    tell(Told::Over { user: &user });
+    served
+}
+
+/// From the request to the end of the connection.
+fn carry(client: &mut TcpStream, pace: Pace) -> io::Result<()> {
+    let mut target = match connect(client) {
         Ok(target) => target,
         Err(code) => return client.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]),
     };
@@ -58,7 +81,7 @@ fn serve(mut client: TcpStream, pace: Pace) -> io::Result<()> {
         let _ = io::copy(&mut from_client, &mut to_target);
         let _ = to_target.shutdown(Shutdown::Both);
     });
-    let _ = copy_down(&mut target, &mut client, pace);
+    let _ = copy_down(&mut target, client, pace);
     let _ = client.shutdown(Shutdown::Write);
     let _ = upstream.join();
     Ok(())
@@ -67,8 +90,8 @@ fn serve(mut client: TcpStream, pace: Pace) -> io::Result<()> {
 const NO_PASSWORD: u8 = 0;
 const PASSWORD: u8 = 2;
 
-/// The choice of a method, and the log-in if there is one.
-fn negotiate(client: &mut TcpStream) -> io::Result<()> {
+/// The choice of a method, and the log-in if there is one; the user name.
+fn negotiate(client: &mut TcpStream) -> io::Result<String> {
     let [version, count] = read(client)?;
     let mut methods = vec![0; usize::from(count)];
     client.read_exact(&mut methods)?;
@@ -78,12 +101,15 @@ fn negotiate(client: &mut TcpStream) -> io::Result<()> {
     if methods.contains(&PASSWORD) {
         client.write_all(&[5, PASSWORD])?;
         let [_, user] = read(client)?;
-        client.read_exact(&mut vec![0; usize::from(user)])?;
+        let mut name = vec![0; usize::from(user)];
+        client.read_exact(&mut name)?;
         let [password] = read(client)?;
         client.read_exact(&mut vec![0; usize::from(password)])?;
-        client.write_all(&[1, 0])
+        client.write_all(&[1, 0])?;
+        Ok(String::from_utf8_lossy(&name).into_owned())
     } else if methods.contains(&NO_PASSWORD) {
-        client.write_all(&[5, NO_PASSWORD])
+        client.write_all(&[5, NO_PASSWORD])?;
+        Ok(String::new())
     } else {
         client.write_all(&[5, 255])?;
         Err(io::ErrorKind::PermissionDenied.into())
