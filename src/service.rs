@@ -77,8 +77,14 @@ pub async fn run(
         board: Board::default(),
     };
 
-    let server = listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(reachable).next();
-    let tors = Tors::new(&config, server);
+    // The onion service has a listener of its own, so that its clients, who all come from this machine, are not
+    // taken for this machine's.
+    let onion = match config.onion_publishers().is_empty() {
+        true => None,
+        false => Some(TcpListener::from_std(bind((Ipv4Addr::LOCALHOST, 0).into())?).context("can't use the socket")?),
+    };
+    let target = onion.as_ref().map(TcpListener::local_addr).transpose()?;
+    let tors = Tors::new(&config, target);
     let experimenters = experimenters(&config, &tors, &means)?;
     let mut parts = JoinSet::new();
     let limits = Limits::new(&config.server, means.in_flight.clone());
@@ -102,6 +108,13 @@ pub async fn run(
         });
     }
 
+    if let Some(listener) = onion {
+        let served = serve(listener, router, limits.behind_tor(), shutdown.clone());
+        parts.spawn(async {
+            served.await;
+            Ok(())
+        });
+    }
     for tor in tors.iter().cloned() {
         let looked_after = supervise(tor, store.clone(), shutdown.clone());
         parts.spawn(async {

@@ -57,7 +57,9 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
         (_, false) => None,
     };
     let listeners = listen(&config)?;
-    allow_open_files(config.server.max_connections + listeners.len() * CROWD + OTHER_FILES)?;
+    // The onion service has a listener of its own.
+    let crowds = (listeners.len() + 1) * CROWD;
+    allow_open_files(config.server.max_connections + crowds + OTHER_FILES)?;
     if let Some(identity) = &identity {
         for folder in folders(&config) {
             identity.make_folder(folder).or_exit(PRIVILEGES)?;

@@ -232,12 +232,12 @@ pub struct Tors(Arc<BTreeMap<String, Tor>>);
 
 impl Tors {
     /// All tors of the configuration. Those that are to publish perfd's onion service get a plan for it: a key
-    /// in the state directory, and the port of `server` as its target.
-    pub fn new(config: &config::Config, server: Option<SocketAddr>) -> Self {
+    /// in the state directory, and where perfd's server takes its connections.
+    pub fn new(config: &config::Config, target: Option<SocketAddr>) -> Self {
         let publishers = config.onion_publishers();
         let tor = |tor: &config::Tor| {
             let publishes = publishers.contains(&tor.name.as_str());
-            let onion = server
+            let onion = target
                 .filter(|_| publishes)
                 .map(|target| OnionPlan { key_file: key_file(config.state_directory(), &tor.name), target });
             (tor.name.clone(), Tor::new(tor.clone(), onion))

@@ -60,6 +60,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// The runs whose requests are served however crowded it is.
     pub in_flight: InFlight,
+    /// Whether all clients come from a tor of this machine, as those of an onion service do: nobody can tell one
+    /// from another, so they count as one, and not as this machine.
+    pub behind_tor: bool,
 }
 
 impl Limits {
@@ -70,7 +73,18 @@ impl Limits {
             stall_timeout: server.stall_timeout,
             head_timeout: HEAD_TIMEOUT,
             in_flight,
+            behind_tor: false,
         }
+    }
+
+    /// The same for a listener that takes the connections of an onion service.
+    pub fn behind_tor(self) -> Self {
+        Limits { behind_tor: true, ..self }
+    }
+
+    /// Whom a connection counts for.
+    fn peer(&self, address: SocketAddr) -> IpAddr {
+        if self.behind_tor { Ipv6Addr::UNSPECIFIED.into() } else { network_of(address.ip()) }
     }
 }
 
@@ -105,13 +119,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
         };
         let crowded = place.crowded();
         let task = connections.spawn(connection(stream, peer, place, router.clone(), limits.clone(), shutdown.clone()));
-        crowd.0.extend(crowded.map(|own_run| Crowded { task, peer: network_of(peer.ip()), own_run }));
+        crowd.0.extend(crowded.map(|own_run| Crowded { task, peer: limits.peer(peer), own_run }));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-/// Who a request comes from: an IPv4 address, or the network of an IPv6 one.
+/// Who a request comes from: an IPv4 address, the network of an IPv6 one, or `::` for the onion service's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer(pub IpAddr);
 
@@ -194,7 +208,7 @@ async fn connection(
     let stream = StallGuard::new(stream, limits.stall_timeout, exemption.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(exemption.clone());
-        request.extensions_mut().insert(Peer(network_of(peer.ip())));
+        request.extensions_mut().insert(Peer(limits.peer(peer)));
         let mut router = router.clone();
         let own_run = run_of(request.headers()).is_ok_and(|run| run.is_some_and(|id| limits.in_flight.contains(&id)));
         if own_run && let Place::Crowded(noted) = &place {
