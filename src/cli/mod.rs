@@ -1,5 +1,6 @@
 //! The commands: one file each, all of them thin.
 
+mod ask;
 mod check;
 pub mod exit;
 mod once;
