@@ -8,6 +8,7 @@ pub mod output;
 mod results;
 mod run;
 mod testnet;
+mod tor;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -37,6 +38,7 @@ enum Command {
     Once(once::OnceArgs),
     Check(check::CheckArgs),
     Results(results::ResultsArgs),
+    Tor(tor::TorArgs),
     /// A private Tor network on loopback, for demos, tests and development
     Testnet(testnet::TestnetArgs),
     /// Print a completion script for a shell
@@ -57,6 +59,7 @@ impl Cli {
             Command::Once(args) => once::run(args),
             Command::Check(args) => check::run(args).map(|()| exit::OK),
             Command::Results(args) => results::run(args).map(|()| exit::OK),
+            Command::Tor(args) => tor::run(args).map(|()| exit::OK),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 // Not straight to stdout: clap panics if nobody reads on.
