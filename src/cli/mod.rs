@@ -5,6 +5,7 @@ mod check;
 pub mod exit;
 mod once;
 pub mod output;
+mod rederive;
 mod results;
 mod run;
 mod testnet;
@@ -39,6 +40,7 @@ enum Command {
     Check(check::CheckArgs),
     Results(results::ResultsArgs),
     Tor(tor::TorArgs),
+    Rederive(rederive::RederiveArgs),
     /// A private Tor network on loopback, for demos, tests and development
     Testnet(testnet::TestnetArgs),
     /// Print a completion script for a shell
@@ -60,6 +62,7 @@ impl Cli {
             Command::Check(args) => check::run(args).map(|()| exit::OK),
             Command::Results(args) => results::run(args).map(|()| exit::OK),
             Command::Tor(args) => tor::run(args).map(|()| exit::OK),
+            Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 // Not straight to stdout: clap panics if nobody reads on.
