@@ -115,6 +115,29 @@ impl Setup {
         self
     }
 
+    /// A tor that perfd starts itself; `more` are further lines of its section, `authorities` among them.
+    pub fn started_tor(mut self, name: &str, binary: &Path, more: &str) -> Setup {
+        let _ = writeln!(self.tors, "[[tor]]\nname = \"{name}\"\nbinary = {binary:?}\n{more}");
+        self
+    }
+
+    /// A tor that runs already and that perfd controls.
+    pub fn controlled_tor(mut self, name: &str, socks: SocketAddr, control: SocketAddr) -> Setup {
+        let _ = writeln!(self.tors, "[[tor]]\nname = \"{name}\"\nsocks = \"{socks}\"\ncontrol = \"{control}\"");
+        self
+    }
+
+    /// An experiment through several tors, or of another kind: `more` are further lines of its section.
+    pub fn experiment_of(mut self, name: &str, tors: &[&str], size: &str, times: Times, more: &str) -> Setup {
+        let Times { every, offset, timeout } = times;
+        let _ = writeln!(
+            self.experiments,
+            "[[experiment]]\nname = \"{name}\"\ntor = {tors:?}\nsize = \"{size}\"\n\
+             every = \"{every}\"\noffset = \"{offset}\"\ntimeout = \"{timeout}\"\n{more}"
+        );
+        self
+    }
+
     /// The folder that everything is in.
     pub fn folder(&self) -> &Path {
         self.folder.path()
