@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,7 +20,7 @@ use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
 use crate::scheduler::{Board, Experimenter, Means, Route, Server};
 use crate::store::{Store, StoreHealth};
-use crate::tor::{Tors, supervise};
+use crate::tor::{Tor, Tors, supervise};
 use crate::version;
 use crate::web::serve::{Limits, serve};
 use crate::web::{Parts, Shared, router};
@@ -33,6 +33,15 @@ const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// How a running service is steered: a handle that can be cloned.
+#[derive(Clone, Debug, Default)]
+pub struct Controls {
+    /// Ends it.
+    pub shutdown: CancellationToken,
+    /// Has the tors that perfd starts read their torrcs anew, lines from files included.
+    pub reload: Arc<Notify>,
+}
 
 /// Binds a listening socket; an IPv6 one takes no IPv4 connections, so that both can have one port.
 ///
@@ -53,7 +62,7 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     bind().map_err(|e: io::Error| io::Error::new(e.kind(), format!("can't listen on {address}: {e}")))
 }
 
-/// Measures and serves until `shutdown`, then ends within a few seconds with everything committed. While
+/// Measures and serves until `controls.shutdown`, then ends within a few seconds with everything committed. While
 /// the store can't be written, what waits for it is logged instead.
 ///
 /// # Errors
@@ -63,8 +72,9 @@ pub async fn run(
     listeners: Vec<StdListener>,
     store: Store,
     secret: Secret,
-    shutdown: CancellationToken,
+    controls: Controls,
 ) -> Result<()> {
+    let Controls { shutdown, reload } = controls;
     let listeners: Vec<TcpListener> =
         listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>().context("can't use the sockets")?;
     let (prober, measuring) = Prober::start().context("can't start the measuring thread")?;
@@ -122,6 +132,12 @@ pub async fn run(
             Ok(())
         });
     }
+
+    let reloading = reload_when_told(tors.clone(), reload, shutdown.clone());
+    parts.spawn(async {
+        reloading.await;
+        Ok(())
+    });
 
     for experiment in experimenters.iter().filter(|experimenter| experimenter.has_nowhere_to_go()) {
         warn!(
@@ -185,6 +201,15 @@ pub async fn run(
         info!("ended");
     }
     outcome
+}
+
+async fn reload_when_told(tors: Tors, reload: Arc<Notify>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = reload.notified() => tors.iter().for_each(Tor::reload),
+        }
+    }
 }
 
 /// Waits until the store can't be written, and has had its time to get well.

@@ -3,7 +3,7 @@
 #[path = "common/web.rs"]
 mod web;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 
@@ -11,7 +11,7 @@ use perfd::config::Config;
 use serde_json::Value;
 use web::{Server, Service, add, config, fill, http_server, incomplete, new_result, perfd, socks_relay};
 
-const COMMANDS: [&str; 6] = ["run", "once", "check", "results", "testnet", "completions"];
+const COMMANDS: [&str; 8] = ["run", "once", "check", "results", "tor", "rederive", "testnet", "completions"];
 
 fn perfd_with(args: &[&str]) -> Output {
     perfd().args(args).output().unwrap()
@@ -71,9 +71,130 @@ fn check_prints_the_shipped_configuration_and_warns() {
     assert_code(&output, 0);
     let printed = Config::parse(stdout(&output), "printed").unwrap();
     assert_eq!(printed, Config::load(shipped.as_ref()).unwrap());
-    assert!(stderr(&output).contains("no public host"), "{}", stderr(&output));
+    let said = "perfd: experiment 50kib: can't measure through tor \"tor\": no public host is configured; set host in the \
+                section [public], or control in the section [[tor]], for an onion service\n";
+    assert!(stderr(&output).starts_with(said), "{}", stderr(&output));
     assert_code(&perfd_with(&["check", "--online", "--config", shipped]), 78);
     assert_code(&perfd().arg("check").env("PERFD_CONFIG", shipped).output().unwrap(), 0);
+}
+
+/// What `perfd check` with these arguments says of a configuration, and its code.
+fn check(public: &str, tors: &str, experiments: &str, args: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, store) = (folder.path().join("config.toml"), folder.path().join("perfd.sqlite"));
+    let text = format!("source = \"test\"\n[public]\n{public}\n[store]\npath = {store:?}\n{tors}\n{experiments}");
+    std::fs::write(&file, text).unwrap();
+    let output = perfd().arg("check").args(args).arg("--config").arg(file).output().unwrap();
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    let said = stderr(&output).replace(folder.path().to_str().unwrap(), "FOLDER");
+    (output.status.code(), said)
+}
+
+fn experiment(name: &str, more: &str) -> String {
+    let times = "size = \"1 KiB\"\nevery = \"5 min\"\ntimeout = \"60 s\"";
+    format!("[[experiment]]\nname = \"{name}\"\n{times}\n{more}\n")
+}
+
+#[test]
+fn check_says_what_each_experiment_measures() {
+    let tors = "[[tor]]\nname = \"plain\"\nsocks = \"127.0.0.1:1\"\n\
+                [[tor]]\nname = \"ours\"\nsocks = \"127.0.0.1:2\"\ncontrol = \"127.0.0.1:3\"\n\
+                [[tor]]\nname = \"single\"\nbinary = \"/bin/sh\"\nsingle_hop = true\n";
+    let experiments = [
+        experiment("auto", "tor = [\"plain\", \"ours\"]"),
+        experiment("exit", "tor = \"ours\"\nserver = \"exit\""),
+        experiment("single", "tor = \"plain\"\nserver = \"onion\"\nonion_tor = \"single\""),
+    ]
+    .concat();
+    let notes = |public: &str| {
+        let (code, said) = check(public, tors, &experiments, &[]);
+        assert_eq!(code, Some(0), "{said}");
+        said.lines().filter(|line| line.starts_with("perfd: experiment ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let onion = "it measures perfd's own onion service, published by tor";
+    let single = format!(
+        "perfd: experiment single: through tor \"plain\" {onion} \"single\", a single-hop one: that is rendezvous \
+         circuits of 4 hops, not exits"
+    );
+    let expected = [
+        "perfd: experiment auto: through tor \"plain\" to http://[2001:db8::1]:81 by an exit",
+        "perfd: experiment auto: through tor \"ours\" to http://[2001:db8::1]:81 by an exit",
+        "perfd: experiment exit: through tor \"ours\" to http://[2001:db8::1]:81 by an exit",
+        &single,
+    ];
+    assert_eq!(notes("host = \"2001:db8::1\"\nport = 81"), expected);
+    let nowhere = "no public host is configured; set host in the section [public], or";
+    let expected = [
+        format!(
+            "perfd: experiment auto: can't measure through tor \"plain\": {nowhere} control in the section [[tor]], for \
+             an onion service"
+        ),
+        format!(
+            "perfd: experiment auto: no public host is configured: through tor \"ours\" {onion} \"ours\", that is \
+             rendezvous circuits of 6 hops, not exits"
+        ),
+        format!(
+            "perfd: experiment exit: can't measure through tor \"ours\": {nowhere} server = \"auto\" or \"onion\" in \
+             the experiment"
+        ),
+        single,
+    ];
+    assert_eq!(notes(""), expected);
+}
+
+#[test]
+fn check_says_what_a_tor_to_be_started_lacks() {
+    let of = |lines: &str| {
+        let tor = format!("[[tor]]\nname = \"own\"\n{lines}\n");
+        let (code, said) = check("host = \"192.0.2.1\"", &tor, &experiment("a", "tor = \"own\""), &[]);
+        assert_eq!(code, Some(0), "{said}");
+        said.lines().find(|line| line.contains("would not be started")).map(str::to_owned)
+    };
+    assert_eq!(of("binary = \"/bin/sh\""), None);
+    let said = |why: &str| Some(format!("perfd: tor \"own\" would not be started: {why}"));
+    assert_eq!(of("binary = \"/no/tor\""), said("can't start /no/tor: No such file or directory (os error 2)"));
+    assert_eq!(of("binary = \"/etc/passwd\""), said("can't start /etc/passwd: Permission denied (os error 13)"));
+    assert_eq!(of("binary = \"/etc\""), said("can't start /etc: it is no file"));
+    let file = of("binary = \"/bin/sh\"\ntorrc_file = \"/no/torrc\"").unwrap();
+    assert!(file.contains("torrc_file /no/torrc: No such file or directory (os error 2); it must be"), "{file}");
+}
+
+#[test]
+fn check_online_asks_control_where_there_is_no_public_address() {
+    let tor = |control: SocketAddr| {
+        format!(
+            "[[tor]]\nname = \"ours\"\nsocks = \"127.0.0.1:1\"\ncontrol = \"{control}\"\ncontrol_password_file = \"/no/pw\"\n"
+        )
+    };
+    let online = |tors: &str, experiment: &str| check("", tors, experiment, &["--online"]);
+    let (code, said) = online(&tor(refused()), &experiment("a", "tor = \"ours\""));
+    assert_eq!(code, Some(69), "{said}");
+    let unreadable = "perfd: control of tor \"ours\": the password for tor's control port can't be read from /no/pw: ";
+    assert!(said.contains(unreadable) && said.contains("1 of 1 questions had no good answer"), "{said}");
+
+    let control =
+        control_port(["250-PROTOCOLINFO 1", "250-AUTH METHODS=NULL", "250-VERSION Tor=\"0.4.9.11\"", "250 OK"]);
+    let tors = tor(control).replace("control_password_file = \"/no/pw\"\n", "");
+    let own = "[[tor]]\nname = \"own\"\nbinary = \"/bin/sh\"\n";
+    let (code, said) = online(&format!("{tors}{own}"), &experiment("a", "tor = [\"ours\", \"own\"]"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("perfd: control of tor \"ours\": it lets perfd in, and is tor 0.4.9.11\n"), "{said}");
+    assert!(said.contains("perfd: tor \"own\" is not asked: perfd starts it, and check does not\n"), "{said}");
+}
+
+/// A control port that answers its one client's first command with these lines, and any other with 250 OK.
+fn control_port<const N: usize>(info: [&'static str; N]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let commands = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        for (number, _) in commands.enumerate() {
+            let answer = if number == 0 { info.join("\r\n") } else { "250 OK".to_owned() };
+            (&stream).write_all(format!("{answer}\r\n").as_bytes()).unwrap();
+        }
+    });
+    address
 }
 
 #[test]
@@ -86,7 +207,7 @@ fn check_says_what_is_wrong() {
     assert_code(&output, 78);
     assert_eq!(stdout(&output), "");
     assert!(stderr(&output).contains("bad.toml:4") && stderr(&output).contains("max_payloadz"), "{}", stderr(&output));
-    for command in ["check", "run", "results"] {
+    for command in ["check", "run", "results", "tor", "rederive"] {
         assert_code(&perfd_with(&[command, "--config", "/nowhere/config.toml"]), 78);
     }
 }
@@ -163,6 +284,63 @@ fn run_may_open_as_many_files_as_it_has_connections() {
     assert_eq!(open_files.split_whitespace().nth(3), Some("892"), "{open_files}");
 }
 
+#[tokio::test]
+async fn once_sends_a_payload_up() {
+    let server = Server::start(config("")).await;
+    let (host, socks) = (url(&server), socks_relay().to_string());
+    let once = async |page: &str, args: &[&str]| {
+        let mut command = perfd();
+        command.args(["once", "--socks", &socks, "--url", &format!("{host}{page}"), "--upload", "50 KiB"]).args(args);
+        beside(command).await
+    };
+    for (page, more) in [("", &[][..]), ("/", &["--optimistic"]), ("/upload/51200", &[])] {
+        let output = once(page, &[&["--format", "json"], more].concat()).await;
+        assert_code(&output, 0);
+        let json: Value = serde_json::from_str(stdout(&output)).unwrap();
+        assert_eq!((&json["kind"], &json["size_bytes"]), (&"upload".into(), &51_200.into()));
+        assert_eq!(json["optimistic"], !more.is_empty());
+        assert!(json["server_us"]["request"].is_i64(), "{json}");
+    }
+    let output = once("/upload/7", &[]).await;
+    assert_code(&output, 2);
+    assert!(stderr(&output).contains("it is for 7 bytes, and --upload says 51200"), "{}", stderr(&output));
+    assert_code(&once("/", &["--size", "7"]).await, 2);
+}
+
+#[test]
+fn once_draws_the_run_without_a_circuit() {
+    let (socks, url) = (socks_relay().to_string(), format!("http://{}/file", http_server(51_200)));
+    let once = |args: &[&str]| perfd_with(&[&["once", "--socks", &socks, "--url", &url, "--verbose"], args].concat());
+    let output = once(&[]);
+    assert_code(&output, 0);
+    assert!(stdout(&output).starts_with("complete: download of 50 KiB by exit through 127.0.0.1:"), "{output:?}");
+    assert!(stdout(&output).contains("\n  payload complete "), "{}", stdout(&output));
+    assert_eq!(stderr(&output), "");
+
+    // Where control of the tor fails, it is measured all the same.
+    let no_port = format!("the circuit will not be known: no connection to tor's control port {}", refused());
+    let other = control_port(["250 OK"]).to_string();
+    for (args, said) in [
+        (&["--control", &refused().to_string()][..], no_port.split(" port ").next().unwrap()),
+        (&["--control", "unix:/no/socket"], "no connection to tor's control port unix:/no/socket: "),
+        (&["--control", &other, "--control-password-file", "/no/pw"], "can't be read from /no/pw: "),
+        (&["--control", &other], "tor's reply to PROTOCOLINFO can't be understood"),
+    ] {
+        let output = once(args);
+        assert_code(&output, 0);
+        assert!(stdout(&output).starts_with("complete: "), "{args:?}: {}", stdout(&output));
+        assert!(stderr(&output).contains(said), "{args:?}: {}", stderr(&output));
+    }
+    for bad in [
+        &["--control", "9051"][..],
+        &["--control", "unix:control"],
+        &["--control-password-file", "/no/pw"],
+        &["--format", "json"],
+    ] {
+        assert_code(&once(bad), 2);
+    }
+}
+
 /// An address at which nothing listens.
 fn refused() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
@@ -210,6 +388,88 @@ async fn results_are_printed_in_every_format() {
     assert_code(&output, 0);
     assert_eq!(stdout(&output).lines().count(), 3);
     assert!(stdout(&output).contains("\"start\":\"2026-11-22T10:00:05.000000Z\""));
+}
+
+#[tokio::test]
+async fn one_result_is_drawn_or_printed_in_every_format() {
+    let server = Server::start(config("")).await;
+    let id = "0123456789abcdef0123456789abcdef";
+    add(&server.store, vec![new_result(u128::from_str_radix(id, 16).unwrap(), 0)]).await;
+    let drawn = results(&url(&server), &[&id.to_ascii_uppercase()]).await;
+    assert_code(&drawn, 0);
+    assert!(
+        stdout(&drawn).starts_with(&format!("complete: download of 50 KiB by exit through tor\nrun {id},")),
+        "{drawn:?}"
+    );
+    for format in ["json", "tpf", "csv"] {
+        let output = results(&url(&server), &[id, "--format", format]).await;
+        assert_code(&output, 0);
+        assert_eq!(output.stdout, server.get(&format!("/results/{id}.{format}")).await.body);
+    }
+    let missing = results(&url(&server), &[&id.replace('0', "1")]).await;
+    assert_code(&missing, 1);
+    assert!(stderr(&missing).contains("refuses: there is no result 11"), "{}", stderr(&missing));
+    for bad in ["12345", "0123456z", "0123456789abcdef0123456789abcdef0"] {
+        let output = results(&url(&server), &[bad]).await;
+        assert_code(&output, 2);
+        assert!(stderr(&output).contains("6 to 32 hexadecimal digits"), "{}", stderr(&output));
+    }
+    assert_code(&results(&url(&server), &[id, "--limit", "3"]).await, 2);
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_is_quoted() {
+    // As a service answers that knows beginnings of names, and finds two.
+    let reason = "more than one result begins with abcdef: abcdef01, abcdef02";
+    let body = serde_json::json!({ "error": reason }).to_string();
+    let answer = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+        (&stream).write_all(answer.as_bytes()).unwrap();
+        first
+    });
+    let output = results(&format!("http://{address}/behind"), &["abcdef"]).await;
+    assert_code(&output, 2);
+    assert_eq!(stderr(&output), format!("perfd: http://{address}/behind refuses: {reason}\n"));
+    assert_eq!(asked.join().unwrap(), "GET /behind/results/abcdef.json HTTP/1.1");
+}
+
+#[tokio::test]
+async fn tors_of_a_service_are_shown() {
+    let server = Server::start(config("")).await;
+    let tor = async |args: &[&str]| {
+        let mut command = perfd();
+        command.args(["tor", "--server", &url(&server)]).args(args);
+        beside(command).await
+    };
+    let table = tor(&[]).await;
+    assert_code(&table, 0);
+    let expected = "\
+NAME  CONDITION     VERSION  BOOTSTRAP  GUARD  CIRCUITS  CONNECTED SINCE / PROBLEM
+tor   uncontrolled  -        -          -      -         -
+";
+    assert_eq!(stdout(&table), expected);
+    let one = tor(&["tor"]).await;
+    assert_code(&one, 0);
+    assert!(
+        stdout(&one).starts_with("name             tor\ncondition        uncontrolled\nsocks            127.0.0.1:9\n")
+    );
+    for (args, page) in [(&["--json"][..], "/tors"), (&["--json", "tor"], "/tors/tor")] {
+        let output = tor(args).await;
+        assert_code(&output, 0);
+        assert_eq!(output.stdout, server.get(page).await.body);
+    }
+    let missing = tor(&["a/b"]).await;
+    assert_code(&missing, 1);
+    assert!(stderr(&missing).contains("refuses: there is no such tor"), "{}", stderr(&missing));
+    let mut command = perfd();
+    command.args(["tor", "--server", &format!("http://{}", refused())]);
+    assert_code(&beside(command).await, 69);
 }
 
 #[tokio::test]

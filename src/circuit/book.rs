@@ -151,7 +151,7 @@ pub struct StreamRecord {
 }
 
 /// An open circuit, for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OpenCircuit {
     /// tor's id.
     pub id: u64,

@@ -32,6 +32,19 @@ use crate::clock::UnixMicros;
 /// The first line of every evidence.
 pub(super) const HEADER: &str = "perfd evidence 1";
 
+impl Evidence {
+    /// START as the evidence says it, to which its times are relative; `None` where this is no evidence in the
+    /// form that this version of perfd reads.
+    pub fn start(&self) -> Option<UnixMicros> {
+        let mut lines = self.0.lines();
+        if lines.next() != Some(HEADER) {
+            return None;
+        }
+        let start = lines.take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix("start "))?;
+        start.parse().ok().map(UnixMicros)
+    }
+}
+
 /// What tells a run's stream from all others, and what its evidence is to hold beside it.
 #[derive(Clone, Debug)]
 pub struct RunKey {
@@ -133,8 +146,11 @@ fn timeout_in_force<'a>(book: &'a Book, run: &RunKey) -> Vec<&'a Line> {
 /// that tor built for its user name while it was under way (to introduction and rendezvous points).
 fn circuits_of<'a>(book: &'a Book, run: &RunKey, stream: Option<&StreamRecord>) -> Vec<&'a CircuitRecord> {
     let mut ids: Vec<u64> = stream.map_or(Vec::new(), |stream| stream.circuits.clone());
+    let user = run.user.as_ref().map(|user| format!("SOCKS_USERNAME=\"{user}\""));
     let named = |circuit: &&CircuitRecord| {
-        let began = circuit.lines.first().map_or(run.start, |line| line.at);
+        // One that was launched for anybody is for this user from the line on that says so.
+        let names = |line: &&Line| user.as_ref().is_some_and(|user| line.text.contains(user.as_str()));
+        let began = circuit.lines.iter().find(names).or(circuit.lines.first()).map_or(run.start, |line| line.at);
         run.user.is_some()
             && circuit.user.as_deref() == run.user.as_deref()
             && began >= run.start

@@ -255,7 +255,7 @@ pub struct LooseCircuit {
 }
 
 /// Something that happened to a tor, as the store keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TorEvent {
     /// The name of the tor.
     pub tor: String,

@@ -194,6 +194,30 @@ fn an_onion_service_is_reached_in_steps() {
 }
 
 #[test]
+fn a_circuit_that_was_launched_for_anybody_is_the_runs_that_took_it() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+    let at = |ms| begin + Duration::from_millis(ms);
+    book.note(at(1), "CIRC 9 LAUNCHED PURPOSE=HS_VANGUARDS");
+    book.note(at(60), "CIRC_MINOR 9 CANNIBALIZED PURPOSE=HS_CLIENT_INTRO SOCKS_USERNAME=\"perfd-a\"");
+    book.note(
+        at(90),
+        "CIRC_MINOR 9 PURPOSE_CHANGED PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_INTRO_SENT SOCKS_USERNAME=\"perfd-a\"",
+    );
+    let replay = Replay { book, begin };
+    let introduced = |start: i64| {
+        let run = replay.run("perfd-a", 1, BEGIN + start, BEGIN + 100_000);
+        derive(&gather(&replay.book, None, &RunKey { onion: Some("abc".to_owned()), ..run }))
+            .onion
+            .unwrap()
+            .introduced_us
+    };
+    assert_eq!(introduced(50_000), Some(40_000));
+    // It was taken for an earlier run of the same user name.
+    assert_eq!(introduced(70_000), None);
+}
+
+#[test]
 fn a_descriptor_that_nobody_has_is_told_of() {
     let replay = replay_until(1_795_338_503_450_000);
     let onion = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad";

@@ -24,8 +24,8 @@ pub const INTERRUPTED: u8 = 130;
 
 /// All of them, for the help.
 pub const HELP: &str = "Exit codes:
-  0   done (once: the run is complete; check --online: the address answers)
-  1   failed, or the run is not complete
+  0   done (once: the run is complete; check --online: all that was asked answers)
+  1   failed, the run is not complete, or there is no such run or tor
   2   the arguments can't be understood
   3   the private network is not up (testnet status)
   69  the service asked does not answer

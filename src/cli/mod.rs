@@ -1,12 +1,15 @@
 //! The commands: one file each, all of them thin.
 
+mod ask;
 mod check;
 pub mod exit;
 mod once;
 pub mod output;
+mod rederive;
 mod results;
 mod run;
 mod testnet;
+mod tor;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -36,6 +39,8 @@ enum Command {
     Once(once::OnceArgs),
     Check(check::CheckArgs),
     Results(Box<results::ResultsArgs>),
+    Tor(tor::TorArgs),
+    Rederive(rederive::RederiveArgs),
     /// A private Tor network on loopback, for demos, tests and development
     Testnet(testnet::TestnetArgs),
     /// Print a completion script for a shell
@@ -55,7 +60,9 @@ impl Cli {
             Command::Run(args) => run::run(args).map(|()| exit::OK),
             Command::Once(args) => once::run(args),
             Command::Check(args) => check::run(args).map(|()| exit::OK),
-            Command::Results(args) => results::run(&args).map(|()| exit::OK),
+            Command::Results(args) => results::run(*args).map(|()| exit::OK),
+            Command::Tor(args) => tor::run(args).map(|()| exit::OK),
+            Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 // Not straight to stdout: clap panics if nobody reads on.

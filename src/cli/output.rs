@@ -37,6 +37,27 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && !"\n\t".contains(c) { '?' } else { c }).collect()
 }
 
+/// Rows of cells as lines, each column as wide as its widest cell. Cells are shown on one line.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let mut widths = vec![0; rows.iter().map(Vec::len).max().unwrap_or(0)];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let gap = if line.is_empty() { "" } else { "  " };
+            line.push_str(&format!("{gap}{:width$}", cell.replace(['\n', '\t'], " ")));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// Reads an answer of at most `most` bytes: who answers may be anybody.
 ///
 /// # Errors

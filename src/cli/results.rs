@@ -1,26 +1,16 @@
 //! `perfd results`: asks a running perfd for its results.
 
-use std::path::PathBuf;
-
-use anyhow::Context;
 use clap::{Args, ValueEnum};
-use futures_util::StreamExt;
 use serde::Deserialize;
 
-use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE, USAGE};
+use super::ask::{self, ServiceArgs};
+use super::exit::{Exit, FAILED, OrExit};
 use super::output;
-use crate::config::Config;
 use crate::export::json::ResultJson;
-use crate::export::whole::WholeJson;
+use crate::export::whole::{SlotRunJson, WholeJson};
 use crate::export::{table, waterfall};
-use crate::measurement::{Kind, ServerKind};
-use crate::service;
-
-/// Why a service refuses is a line.
-const LONGEST_REFUSAL: usize = 64 << 10;
-
-/// A table of so many bytes of JSON holds tens of thousands of rows; for more there are the other formats.
-const LONGEST_TABLE: usize = 64 << 20;
+use crate::measurement::{Curve, Kind, ServerKind};
+use crate::store::SHORTEST_PREFIX;
 
 /// Rows of the table, where no limit is given.
 const TABLE_ROWS: usize = 20;
@@ -36,14 +26,10 @@ const FILTERS: [&str; 11] =
 #[derive(Args, Debug)]
 pub struct ResultsArgs {
     /// Only this one: its name, or the beginning of it (six digits or more)
-    #[arg(conflicts_with_all = FILTERS)]
+    #[arg(value_parser = run_name, conflicts_with_all = FILTERS)]
     run: Option<String>,
-    /// The service, such as http://127.0.0.1:8080; else the first address of the configuration
-    #[arg(long, value_name = "URL")]
-    server: Option<String>,
-    /// The configuration that names the service's address
-    #[arg(long, value_name = "FILE", env = "PERFD_CONFIG", default_value = super::DEFAULT_CONFIG)]
-    config: PathBuf,
+    #[command(flatten)]
+    service: ServiceArgs,
     /// How to print them
     #[arg(long, value_enum, default_value_t = ResultsFormat::Table)]
     format: ResultsFormat,
@@ -98,74 +84,75 @@ enum ResultsFormat {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct Many {
     results: Vec<ResultJson>,
 }
 
+/// A result and what is kept beside it, as far as the service gives that.
 #[derive(Deserialize)]
-struct Refusal {
-    error: String,
+struct One {
+    #[serde(flatten)]
+    result: ResultJson,
+    #[serde(default)]
+    curve: Curve,
+    #[serde(default)]
+    slot_runs: Vec<SlotRunJson>,
 }
 
 /// Asks and prints.
-pub fn run(args: &ResultsArgs) -> Result<(), Exit> {
-    let server = match &args.server {
-        Some(url) => url.clone(),
-        None => {
-            let config = Config::load(&args.config)
-                .context("give --server URL, or the configuration of the service")
-                .or_exit(CONFIG)?;
-            format!("http://{}", service::reachable(config.server.listen[0]))
-        }
-    };
+pub fn run(args: ResultsArgs) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
-    runtime.block_on(ask(&server, args))
+    runtime.block_on(async {
+        match &args.run {
+            Some(run) => one(&args, run).await,
+            None => many(&args).await,
+        }
+    })
 }
 
-async fn ask(server: &str, args: &ResultsArgs) -> Result<(), Exit> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(std::time::Duration::from_secs(10))
-        .read_timeout(std::time::Duration::from_secs(60))
-        .build()
-        .or_exit(FAILED)?;
-    let ending = match args.format {
-        ResultsFormat::Table | ResultsFormat::Json => "json",
-        ResultsFormat::Ndjson => "ndjson",
-        ResultsFormat::Tpf => "tpf",
-        ResultsFormat::Csv => "csv",
-    };
-    let (all, one) = (format!("results.{ending}"), args.run.as_ref().map(|run| format!("{run}.{ending}")));
-    let path = one.as_ref().map_or(vec![all.as_str()], |one| vec!["results", one.as_str()]);
-    let url = page(server, &path)
-        .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
-        .or_exit(USAGE)?;
-    let request = if one.is_some() { client.get(url) } else { client.get(url).query(&query(args)) };
-    let response = request
-        .send()
-        .await
-        .with_context(|| format!("{server} does not answer; is perfd running?"))
-        .or_exit(UNAVAILABLE)?;
-    if !response.status().is_success() {
-        let status = response.status();
-        let code = if status.is_client_error() { USAGE } else { UNAVAILABLE };
-        let answer = output::read_whole(response, LONGEST_REFUSAL).await.unwrap_or_default();
-        let refusal = serde_json::from_slice::<Refusal>(&answer);
-        let reason = refusal.map_or_else(|_| status.to_string(), |refusal| refusal.error);
-        return Err(anyhow::anyhow!("{server} refuses: {}", table::printable(&reason))).or_exit(code);
+async fn one(args: &ResultsArgs, run: &str) -> Result<(), Exit> {
+    let page = format!("{run}.{}", args.format.ending());
+    let response = ask::get(&args.service, &["results", &page], &[]).await?;
+    if args.format != ResultsFormat::Table {
+        return ask::copy(response).await;
     }
-    match args.format {
-        ResultsFormat::Table if one.is_some() => draw(response).await,
-        ResultsFormat::Table => print_table(response).await,
-        _ => copy(response).await,
+    let One { result, curve, slot_runs } = ask::read(response).await?;
+    let drawn = waterfall::render(&WholeJson { result, curve, evidence: None, slot_runs });
+    output::print(output::harmless(&drawn)).map(drop)
+}
+
+async fn many(args: &ResultsArgs) -> Result<(), Exit> {
+    let page = format!("results.{}", args.format.ending());
+    let response = ask::get(&args.service, &[&page], &query(args)).await?;
+    if args.format != ResultsFormat::Table {
+        return ask::copy(response).await;
+    }
+    let Many { mut results } = ask::read(response).await?;
+    if results.is_empty() {
+        output::note("there are no results yet, or none that the filters let through");
+        return Ok(());
+    }
+    results.sort_by_key(|result| result.revision);
+    output::print(table::render(&results)).map(drop)
+}
+
+impl ResultsFormat {
+    /// The file ending by which the service is asked for it.
+    fn ending(self) -> &'static str {
+        match self {
+            ResultsFormat::Table | ResultsFormat::Json => "json",
+            ResultsFormat::Ndjson => "ndjson",
+            ResultsFormat::Tpf => "tpf",
+            ResultsFormat::Csv => "csv",
+        }
     }
 }
 
-/// A page of the server, which may be given with a path of its own, as behind a reverse proxy.
-fn page(server: &str, path: &[&str]) -> Option<reqwest::Url> {
-    let mut url = reqwest::Url::parse(server).ok().filter(|url| url.scheme() == "http")?;
-    url.path_segments_mut().ok()?.pop_if_empty().extend(path);
-    Some(url)
+/// A run's name, or its beginning.
+fn run_name(text: &str) -> Result<String, String> {
+    let fits = (SHORTEST_PREFIX..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let remedy = "write the RUN of a line of the table: 6 to 32 hexadecimal digits, such as da773527";
+    if fits { Ok(text.to_ascii_lowercase()) } else { Err(format!("no run is called that; {remedy}")) }
 }
 
 fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
@@ -191,37 +178,4 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
     query.extend(order.map(|order| ("order", order)));
     query.extend(limit.map(|limit| ("limit", limit.to_string())));
     query
-}
-
-async fn print_table(response: reqwest::Response) -> Result<(), Exit> {
-    let answer = output::read_whole(response, LONGEST_TABLE).await.or_exit(UNAVAILABLE)?;
-    let answer = serde_json::from_slice::<Answer>(&answer).context("the answer is not what a perfd gives");
-    let mut results = answer.or_exit(UNAVAILABLE)?.results;
-    if results.is_empty() {
-        output::note("there are no results yet, or none that the filters let through");
-        return Ok(());
-    }
-    results.sort_by_key(|result| result.revision);
-    output::print(table::render(&results)).map(drop)
-}
-
-async fn draw(response: reqwest::Response) -> Result<(), Exit> {
-    let answer = output::read_whole(response, LONGEST_TABLE).await.or_exit(UNAVAILABLE)?;
-    let whole = serde_json::from_slice::<WholeJson>(&answer).context("the answer is not what a perfd gives");
-    output::print(waterfall::render(&whole.or_exit(UNAVAILABLE)?)).map(drop)
-}
-
-async fn copy(response: reqwest::Response) -> Result<(), Exit> {
-    let mut pieces = response.bytes_stream();
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
-    while let Some(piece) = pieces.next().await {
-        let mut piece = piece.context("the answer was cut off").or_exit(UNAVAILABLE)?;
-        if terminal {
-            piece = output::harmless(&String::from_utf8_lossy(&piece)).into();
-        }
-        if !output::print(piece)? {
-            break;
-        }
-    }
-    Ok(())
 }

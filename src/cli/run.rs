@@ -16,7 +16,6 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::exit::{CANT_LISTEN, CONFIG, Exit, FAILED, OrExit, PRIVILEGES, STORE};
@@ -24,6 +23,7 @@ use super::output;
 use crate::config::Config;
 use crate::payload::Secret;
 use crate::privileges::{self, Identity, PrivilegeError};
+use crate::service::Controls;
 use crate::store::Store;
 use crate::web::serve::CROWD;
 use crate::{logging, service};
@@ -36,7 +36,9 @@ const MOST_WORKERS: usize = 4;
 /// Started as root, perfd listens, becomes the user of the section [privileges] for good, and only then
 /// opens its store and log. Started as an ordinary user, it runs as that one, on ports from 1024 up.
 /// SIGTERM, SIGINT and SIGHUP end it within a few seconds with everything committed (what a
-/// store that can't be written holds up is in the log then); a second signal at once.
+/// store that can't be written holds up is in the log then); a second signal at once. SIGUSR1 has the
+/// tors that perfd starts read their torrcs anew, with what each torrc_file holds by then; perfd's own
+/// configuration is read at the start alone.
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// The configuration
@@ -178,31 +180,37 @@ fn folders(config: &Config) -> impl Iterator<Item = &Path> {
     std::iter::once(config.state_directory()).chain(log)
 }
 
-/// The service, which a first signal tells to end and a second one cuts off.
+/// The service, which a first signal tells to end and a second one cuts off. SIGUSR1 does neither.
 async fn until_signalled(
     config: Arc<Config>,
     listeners: Vec<TcpListener>,
     store: Store,
     secret: Secret,
 ) -> anyhow::Result<()> {
-    let shutdown = CancellationToken::new();
+    let controls = Controls::default();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut service = std::pin::pin!(service::run(config, listeners, store, secret, shutdown.clone()));
+    let mut reload = signal(SignalKind::user_defined1())?;
+    let mut service = std::pin::pin!(service::run(config, listeners, store, secret, controls.clone()));
     loop {
         let name = tokio::select! {
             outcome = &mut service => return outcome,
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
             _ = hang_up.recv() => "SIGHUP",
+            _ = reload.recv() => {
+                info!(signal = "SIGUSR1", "told to have perfd's own tors read their torrcs anew");
+                controls.reload.notify_one();
+                continue;
+            }
         };
-        if shutdown.is_cancelled() {
+        if controls.shutdown.is_cancelled() {
             // At once: nothing is waited for, not even a disk that hangs.
             super::output::note("ended at once by a second signal; what was not committed is lost");
             std::process::exit(FAILED.into());
         }
         info!(signal = name, "told to end");
-        shutdown.cancel();
+        controls.shutdown.cancel();
     }
 }

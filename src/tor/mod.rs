@@ -5,6 +5,7 @@
 //! how it is doing. [`supervise`] does the work behind it: it starts the process where that is ours, keeps the
 //! connection, and creates again what was created before.
 
+mod briefly;
 pub mod control;
 mod guards;
 mod keeper;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 
+pub use briefly::{greet, listen};
 pub use keeper::Following;
 pub use onion::OnionPlan;
 pub use state::{Bootstrap, Condition, OnionStatus, TorStatus};
@@ -167,6 +169,17 @@ impl Tor {
         self.state().books.back().is_some_and(|book| book.lost.is_none())
     }
 
+    /// Returns once perfd is connected to its control port, and has asked what there was before.
+    pub async fn connected(&self) {
+        loop {
+            let news = self.0.news.notified();
+            if self.state().connected_since.is_some() {
+                return;
+            }
+            news.await;
+        }
+    }
+
     /// What is wrong with it, if anything is.
     pub fn problem(&self) -> Option<String> {
         self.state().problem.clone()
@@ -200,6 +213,7 @@ impl Tor {
         if let Some(book) = state.books.back_mut().filter(|book| book.lost.is_none()) {
             book.lost = Some(Instant::now());
         }
+        state.connected_since = None;
         if let Some(onion) = &mut state.onion {
             onion.published = false;
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{AccessFlags, Pid, access, geteuid};
 use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -201,6 +201,22 @@ impl Process {
             Err(_) => Ended { status: "survived even SIGKILL".to_owned(), last_lines: self.last_lines() },
         }
     }
+}
+
+/// Whether a tor could be started, as far as that can be told without starting it or making anything: its program is
+/// there and may be run, and its torrc can be made.
+///
+/// # Errors
+/// As [`Process::start`].
+pub fn check(tor: &StartedTor) -> Result<(), StartError> {
+    let found = fs::metadata(&tor.binary);
+    let runs = found.and_then(|found| match found.is_file() {
+        true => access(&tor.binary, AccessFlags::X_OK).map_err(io::Error::from),
+        false => Err(io::Error::other("it is no file")),
+    });
+    runs.map_err(|error| StartError::Start { binary: tor.binary.clone(), error })?;
+    let data = std::path::absolute(&tor.data).unwrap_or_else(|_| tor.data.clone());
+    whole_torrc(tor, &data).map(drop)
 }
 
 /// Writes the torrc of a tor anew, with what its `torrc_file` holds now; tor reads it when it is told to reload.

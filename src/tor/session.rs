@@ -69,8 +69,10 @@ pub(super) async fn run(tor: &Tor, address: &ControlAddress, password: Option<&s
     };
     let (commands, driver) = control::start(stream);
     let ended = tokio::select! {
-        error = driver.run(|at, line| hear(tor, at, line)) => error.into(),
+        biased;
+        // First: tor says why it refuses, and then closes the connection.
         error = converse(tor, &commands, password) => error,
+        error = driver.run(|at, line| hear(tor, at, line)) => error.into(),
     };
     let was_connected = tor.is_connected();
     tor.close_book();
@@ -192,7 +194,6 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     commands.ask(&format!("SETEVENTS {}", wanted.join(" "))).await?;
     {
         let mut state = tor.state();
-        state.connected_since = Some(UnixMicros::now());
         if let Some(book) = state.books.back_mut() {
             book.since = Instant::now();
             book.version = Some(version.to_string());
@@ -221,7 +222,12 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     if !missing.is_empty() {
         warn!(tor = tor.name(), "tor {version} does not offer the events {}", missing.join(", "));
     }
-    tor.state().problem = None;
+    {
+        let mut state = tor.state();
+        state.problem = None;
+        state.connected_since = Some(UnixMicros::now());
+    }
+    tor.0.news.notify_waiters();
     info!(tor = tor.name(), %version, connection = tor.status().connection, "connected to tor's control port");
     tor.record("connected", format!("tor {version}"));
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::circuit::book::{Book, CircuitRecord, OpenCircuit};
 use crate::circuit::{BuildTimeout, TorEvent};
@@ -18,7 +18,7 @@ const BOOKS: usize = 3;
 const MOST_EVENTS: usize = 1024;
 
 /// How a tor is doing, as `GET /tors` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TorStatus {
     /// What the configuration calls it.
     pub name: String,
@@ -59,7 +59,7 @@ pub struct TorStatus {
 }
 
 /// A tor's condition in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// perfd has no control of it, and measures through it all the same.
@@ -73,7 +73,7 @@ pub enum Condition {
 }
 
 /// How far a bootstrap is, in tor's own words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// 0 to 100.
     pub percent: u8,
@@ -86,7 +86,7 @@ pub struct Bootstrap {
 }
 
 /// The onion service that a tor publishes for perfd.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnionStatus {
     /// Without `.onion`.
     pub address: String,

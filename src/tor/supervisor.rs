@@ -59,7 +59,8 @@ async fn keep_connected(tor: &Tor, control: &Control) -> Infallible {
     }
 }
 
-fn password(control: &Control) -> Result<Option<String>, SessionError> {
+/// The password for a control port, where a file holds one.
+pub(super) fn password(control: &Control) -> Result<Option<String>, SessionError> {
     let Some(file) = &control.password_file else { return Ok(None) };
     let unreadable = |error| SessionError::Password { file: file.display().to_string(), error };
     let text = std::fs::read_to_string(file).map_err(unreadable)?;

@@ -14,6 +14,7 @@ use super::Shared;
 use super::health::{Health, look};
 use crate::clock::UnixMicros;
 use crate::config::units::format_size;
+use crate::tor::{Condition, TorStatus};
 
 /// How the page looks, on a phone and in the dark too.
 const STYLE: &str = "
@@ -40,7 +41,8 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 /// Answers `GET /`.
 pub async fn start_page(State(shared): State<Shared>) -> Response<Body> {
-    let mut response = Response::new(Body::from(render(&look(&shared).await)));
+    let tors: Vec<TorStatus> = shared.tors.iter().map(|tor| tor.status()).collect();
+    let mut response = Response::new(Body::from(render(&look(&shared).await, &tors)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -53,7 +55,7 @@ pub async fn robots() -> &'static str {
     "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\n"
 }
 
-fn render(health: &Health) -> String {
+fn render(health: &Health, tors: &[TorStatus]) -> String {
     let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n");
     page += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n";
     let source = escape(&health.source);
@@ -88,7 +90,15 @@ fn render(health: &Health) -> String {
             escape(experiment.last_outcome.as_deref().unwrap_or("")),
         );
     }
-    page += "</table></div>\n<h2>Results</h2>\n<dl>\n";
+    page += "</table></div>\n";
+    if !tors.is_empty() {
+        page += "<h2>Tors</h2>\n<ul>\n";
+        for tor in tors {
+            let _ = writeln!(page, "<li>{}", escape(&line_of(tor)));
+        }
+        page += "</ul>\n";
+    }
+    page += "<h2>Results</h2>\n<dl>\n";
     for (path, what) in [
         ("/results.json?order=newest&amp;limit=20", "the latest twenty as JSON"),
         ("/results.ndjson", "all, as a JSON object a line"),
@@ -101,6 +111,7 @@ fn render(health: &Health) -> String {
         ),
         ("/circuits.json", "circuits that failed, or that no run used"),
         ("/health", "the state of this server as JSON"),
+        ("/tors", "the state of its tors, their guards and circuits as JSON"),
         ("/payload/51200", "so many random bytes, up to this server's limit"),
     ] {
         let _ = writeln!(page, "<dt><a href=\"{path}\">{path}</a><dd>{what}");
@@ -112,6 +123,19 @@ fn render(health: &Health) -> String {
              <a href=\"/results.csv?outcome=failed&amp;since=2026-01-01\">/results.csv?outcome=failed&amp;since=2026-01-01</a>.</p>\n\
              </html>\n";
     page
+}
+
+/// How a tor is doing, in a line.
+fn line_of(tor: &TorStatus) -> String {
+    let version = tor.version.as_ref().map_or(String::new(), |version| format!(", tor {version}"));
+    let state = match (tor.condition, &tor.bootstrap) {
+        (Condition::Uncontrolled, _) => "measured through, and not controlled".to_owned(),
+        (Condition::Down, _) => "down".to_owned(),
+        (Condition::Ready, _) => "up".to_owned(),
+        (Condition::Bootstrapping, None) => "not ready".to_owned(),
+        (Condition::Bootstrapping, Some(bootstrap)) => format!("not ready, bootstrapped {} %", bootstrap.percent),
+    };
+    format!("{}: {state}{version}", tor.name)
 }
 
 /// A moment to the second, for people.
@@ -140,6 +164,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, TorRun};
+    use crate::tor::Tor;
 
     #[test]
     fn text_from_outside_is_never_markup() {
@@ -155,8 +181,15 @@ mod tests {
             now: UnixMicros(0),
             experiments: Vec::new(),
         };
-        let page = render(&health);
+        let tor = config::Tor {
+            name: hostile.to_owned(),
+            run: TorRun::Address { socks: ([127, 0, 0, 1], 9050).into(), control: None },
+            drop_guards_every: None,
+            drop_timeouts_every: None,
+        };
+        let page = render(&health, &[Tor::new(tor, None).status()]);
         assert!(!page.contains("<script"), "{page}");
-        assert_eq!(page.matches("&lt;script&gt;alert(&#39;&quot;&amp;&#39;)").count(), 2);
+        assert_eq!(page.matches("&lt;script&gt;alert(&#39;&quot;&amp;&#39;)").count(), 3);
+        assert!(page.contains("&lt;/script&gt;: measured through, and not controlled\n"), "{page}");
     }
 }

@@ -76,9 +76,9 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::new(Parts {
+            tors: Tors::new(&config, None),
             config: Arc::new(config),
             store: store.clone(),
-            tors: Tors::default(),
             board: Board::default(),
             secret: secret.clone(),
             in_flight: in_flight.clone(),
