@@ -721,3 +721,37 @@ async fn a_recorded_conversation_is_heard_as_it_was() {
         assert!(matches!(end, ControlError::Closed { within_line: false }), "{end}");
     }
 }
+
+/// tor's events are small writes, which wait for each other's acknowledgements (Nagle). Where the system puts
+/// these off, two events of a few ms apart seem to come together, 40 ms late.
+#[tokio::test]
+async fn small_events_are_not_held_up_by_put_off_acknowledgements() {
+    const PAIRS: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = ControlAddress::Tcp(listener.local_addr().unwrap());
+    let (heard, both) = (RefCell::new(Vec::new()), Notify::new());
+    let tor = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for _ in 0..PAIRS {
+            stream.write_all(b"650 GUARD ENTRY x UP\r\n").await.unwrap();
+            stream.write_all(b"650 GUARD ENTRY x DOWN\r\n").await.unwrap();
+            both.notified().await;
+        }
+    };
+    let perfd = async {
+        let (_commands, driver) = start(open(&address).await.unwrap());
+        driver
+            .run(|at, line| {
+                heard.borrow_mut().push(at);
+                if line.ends_with(b"DOWN") {
+                    both.notify_one();
+                }
+            })
+            .await
+    };
+    timeout(Duration::from_secs(30), async { tokio::join!(tor, perfd) }).await.unwrap();
+    let heard = heard.into_inner();
+    let late = heard.chunks(2).filter(|pair| pair[1] - pair[0] > Duration::from_millis(30)).count();
+    assert_eq!(heard.len(), 2 * PAIRS);
+    assert!(late < PAIRS / 4, "{late} of {PAIRS} second events came late");
+}

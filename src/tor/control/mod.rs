@@ -90,7 +90,17 @@ pub enum Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Connection::Tcp(stream) => Pin::new(stream).poll_read(context, room),
+            Connection::Tcp(stream) => {
+                let read = Pin::new(&mut *stream).poll_read(context, room);
+                // tor's small writes wait for the acknowledgement of the one before (Nagle), which the system would
+                // put off by 40 ms; then a circuit's hops would all seem to come at once. The system forgets this
+                // setting now and then, so it is set anew each time that there is nothing more to read. It is no
+                // fault where it can't be had.
+                if read.is_pending() {
+                    let _ = stream.set_quickack(true);
+                }
+                read
+            }
             Connection::Unix(stream) => Pin::new(stream).poll_read(context, room),
         }
     }
