@@ -26,7 +26,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Evidence;
-use super::book::{Book, CircuitRecord, Line, StreamRecord};
+use super::book::Book;
+use super::records::{CircuitRecord, Line, StreamRecord};
 use crate::clock::UnixMicros;
 
 /// The first line of every evidence.

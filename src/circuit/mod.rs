@@ -11,6 +11,7 @@ mod brief;
 mod derive;
 pub mod event;
 pub mod evidence;
+pub mod records;
 
 #[cfg(test)]
 mod tests;

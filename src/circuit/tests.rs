@@ -322,7 +322,7 @@ fn what_a_book_keeps_is_bounded_whatever_comes() {
         book.note(begin, "CIRC_BW ID=49999 READ=1 WRITTEN=1 CWND=2 RTT=1");
     }
     let circuit = book.circuit_of(49_999).unwrap();
-    assert!(circuit.traffic.samples.len() <= super::book::MOST_SAMPLES);
+    assert!(circuit.traffic.samples.len() <= super::records::MOST_SAMPLES);
     assert_eq!(circuit.traffic.read, 200_001, "every line counts");
     // All that has ended is forgotten in time.
     let late = begin + 2 * super::book::KEPT;
@@ -342,7 +342,11 @@ fn samples_are_thinned_and_span_the_whole_transfer() {
         book.note(at, &format!("CIRC_BW ID=1 READ=1 WRITTEN=509 SS=0 CWND={} RTT=25 MIN_RTT=12", 100 + i % 500));
     }
     let samples = &book.circuit_of(1).unwrap().traffic.samples;
-    assert!((super::book::MOST_SAMPLES / 3..=super::book::MOST_SAMPLES).contains(&samples.len()), "{}", samples.len());
+    assert!(
+        (super::records::MOST_SAMPLES / 3..=super::records::MOST_SAMPLES).contains(&samples.len()),
+        "{}",
+        samples.len()
+    );
     assert_eq!(samples[0].0, begin);
     assert!(samples.last().unwrap().0 > begin + Duration::from_millis(8000));
     assert!(samples.is_sorted_by_key(|(at, _)| *at));

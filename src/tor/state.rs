@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::circuit::book::{Book, CircuitRecord, OpenCircuit};
+use crate::circuit::book::{Book, OpenCircuit};
+use crate::circuit::records::CircuitRecord;
 use crate::circuit::{BuildTimeout, TorEvent};
 use crate::clock::UnixMicros;
 use crate::config::{self, TorRun};
