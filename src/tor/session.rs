@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::control::{self, Commands, ControlError, REPLY_DEADLINE};
 use super::guards::{candidates, choose};
 use super::state::{Bootstrap, OnionStatus};
+use super::torrc::ONION_FOLDER;
 use super::{Tor, onion};
 use crate::circuit::event::{self, Event, StatusLine};
 use crate::clock::UnixMicros;
@@ -188,6 +189,12 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     let offered = info(commands, "events/names").await?;
     // SETEVENTS fails whole on a name that this tor does not know.
     let wanted: Vec<&str> = EVENTS.into_iter().filter(|event| offered.split(' ').any(|name| name == *event)).collect();
+    if let TorRun::Started(StartedTor { single_hop: true, data, .. }) = &tor.0.config.run
+        && tor.0.onion.is_some()
+    {
+        // Its torrc has it, and tor keeps the key. Before the events: one of them says that it is published.
+        note_onion(tor, onion::hostname(&data.join(ONION_FOLDER))?);
+    }
     tor.open_book();
     commands.ask(&format!("SETEVENTS {}", wanted.join(" "))).await?;
     {
@@ -267,8 +274,12 @@ const MOST_GUARDS: usize = 60;
 /// Has the onion service published, of the same key each time.
 async fn publish(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
     let Some(plan) = &tor.0.onion else { return Ok(()) };
+    if tor.is_single_hop() {
+        // Its torrc has it.
+        return Ok(());
+    }
     let key = onion::load(&plan.key_file)?;
-    let command = onion::command(key.as_deref(), plan.target, tor.is_single_hop());
+    let command = onion::command(key.as_deref(), plan.target);
     let mut tries = 0;
     let reply = loop {
         tries += 1;
@@ -284,11 +295,16 @@ async fn publish(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
         let new = reply.value("PrivateKey").ok_or(SessionError::Unclear("ADD_ONION"))?;
         onion::keep(&plan.key_file, new)?;
     }
+    note_onion(tor, address);
+    Ok(())
+}
+
+/// Notes an onion service, which is published once a directory has its descriptor.
+fn note_onion(tor: &Tor, address: String) {
     info!(tor = tor.name(), "publishes perfd's onion service {address}.onion");
     let status = OnionStatus { address: address.clone(), published: false, created: UnixMicros::now(), uploaded: None };
     tor.state().onion = Some(status);
     tor.record("onion_created", format!("{address}.onion"));
-    Ok(())
 }
 
 /// Keeps the guards to those of a set chosen by their bandwidth.
@@ -351,7 +367,8 @@ async fn reloads(tor: &Tor, commands: &Commands, started: Option<&StartedTor>) -
             return std::future::pending().await;
         }
         let Some(started) = started else { continue };
-        match super::process::rewrite(started) {
+        let target = tor.0.onion.as_ref().map(|plan| plan.target);
+        match super::process::rewrite(started, target) {
             Ok(transport) => tor.state().transport = transport,
             Err(error) => {
                 warn!(tor = tor.name(), "not reloaded, the torrc stays as it was: {error}");

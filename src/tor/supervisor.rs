@@ -69,9 +69,10 @@ fn password(control: &Control) -> Result<Option<String>, SessionError> {
 /// Starts the tor, and again whenever it has ended.
 async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationToken) {
     let mut pauses = Pauses::new();
+    let target = tor.0.onion.as_ref().map(|plan| plan.target);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
-        match Process::start(started, tor.name()) {
+        match Process::start(started, tor.name(), target) {
             Ok(process) => run_once(tor, started, process, shutdown).await,
             Err(error) => {
                 report(tor, &error.to_string());
