@@ -149,6 +149,9 @@ fn note_bootstrap(tor: &Tor, bootstrap: Bootstrap) {
     let detail = format!("{} % ({}): {}{transport}", bootstrap.percent, bootstrap.tag, bootstrap.summary);
     let done = bootstrap.percent >= 100;
     state.bootstrap = Some(bootstrap);
+    if done {
+        state.problem = None;
+    }
     drop(state);
     if done {
         info!(tor = tor.name(), "ready: bootstrapped {detail}");
@@ -228,7 +231,13 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     if !missing.is_empty() {
         warn!(tor = tor.name(), "tor {version} does not offer the events {}", missing.join(", "));
     }
-    tor.state().problem = None;
+    {
+        // A tor of perfd's own that hung before may hang again.
+        let mut state = tor.state();
+        if !started || state.is_bootstrapped() {
+            state.problem = None;
+        }
+    }
     info!(tor = tor.name(), %version, connection = tor.status().connection, "connected to tor's control port");
     tor.record("connected", format!("tor {version}"));
     Ok(())
@@ -333,7 +342,7 @@ async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Resul
 async fn until_ready(tor: &Tor) {
     loop {
         let news = tor.0.news.notified();
-        if tor.state().bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.percent >= 100) {
+        if tor.state().is_bootstrapped() {
             return;
         }
         news.await;

@@ -141,7 +141,7 @@ async fn until_stuck(tor: &Tor, timeout: Duration) {
         sleep(LOOK.min(timeout)).await;
         let connected = tor.is_connected();
         let mut state = tor.state();
-        if connected && state.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.percent >= 100) {
+        if connected && state.is_bootstrapped() {
             state.progress = Instant::now();
         }
         if state.progress.elapsed() >= timeout {
