@@ -281,7 +281,7 @@ fn run_may_open_as_many_files_as_it_has_connections() {
     let service = Service::start_after("ulimit -Sn 100", folder.path(), "max_connections = 700");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", service.child.id())).unwrap();
     let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(open_files.split_whitespace().nth(3), Some("892"), "{open_files}");
+    assert_eq!(open_files.split_whitespace().nth(3), Some("956"), "{open_files}");
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn a_tor_starts_tells_its_control_port_and_ends() {
         torrc: ["UseBridges 1", "Bridge 127.0.0.1:1", "ConfluxEnabled 0"].map(str::to_owned).into(),
         ..started(&tor_dir, &data)
     };
-    let mut process = Process::start(&tor, "a").unwrap();
+    let mut process = Process::start(&tor, "a", None).unwrap();
     let control = process.control(LONG).await.unwrap();
     assert!(control.ip().is_loopback());
     TcpStream::connect(control).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_tor_starts_tells_its_control_port_and_ends() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 
     // The file of this run is not taken for the next one's.
-    let mut again = Process::start(&tor, "a").unwrap();
+    let mut again = Process::start(&tor, "a", None).unwrap();
     TcpStream::connect(again.control(LONG).await.unwrap()).await.unwrap();
     timeout(LONG, again.end()).await.unwrap();
 }
@@ -55,7 +55,7 @@ async fn a_tor_of_single_hops_starts_without_a_socks_port() {
     let Some(tor_dir) = common::tor_dir() else { return };
     let folder = tempfile::tempdir().unwrap();
     let tor = StartedTor { single_hop: true, ..started(&tor_dir, &folder.path().join("data")) };
-    let mut process = Process::start(&tor, "hop").unwrap();
+    let mut process = Process::start(&tor, "hop", None).unwrap();
     process.control(LONG).await.unwrap();
     let opened: Vec<_> = process.last_lines().into_iter().filter(|line| line.contains("Opened ")).collect();
     assert!(opened.iter().all(|line| !line.contains("Socks")), "{opened:?}");
@@ -73,7 +73,7 @@ async fn a_tor_that_dies_at_once_says_why() {
         ("NoSuchOption 1".to_owned(), "exit status: 1", "Unknown option 'NoSuchOption'.  Failing.".to_owned()),
     ] {
         let tor = StartedTor { torrc: vec![line], ..started(&tor_dir, &folder.path().join("data")) };
-        let mut process = Process::start(&tor, "a").unwrap();
+        let mut process = Process::start(&tor, "a", None).unwrap();
         let Err(NoControl::Ended(ended)) = process.control(LONG).await else { panic!("no end") };
         assert_eq!(ended.status, status);
         assert!(ended.reason().contains(&reason), "{ended}");
@@ -87,7 +87,7 @@ async fn a_tor_outlives_no_owner_that_is_killed() {
     let Some(tor_dir) = common::tor_dir() else { return };
     // This very test is the owner, too: it is run once more, as a process to be killed.
     if let Some(data) = std::env::var_os(DATA) {
-        let mut process = Process::start(&started(&tor_dir, Path::new(&data)), "a").unwrap();
+        let mut process = Process::start(&started(&tor_dir, Path::new(&data)), "a", None).unwrap();
         process.control(LONG).await.unwrap();
         println!("\npid {}", process.pid());
         return std::future::pending().await;
@@ -132,7 +132,7 @@ async fn a_tor_joins_the_private_network_whose_authorities_it_is_given() {
     assert_eq!(authorities.len(), 1, "{status}");
 
     let tor = StartedTor { authorities, ..started(&tor_dir, &folder.path().join("data")) };
-    let process = Process::start(&tor, "a").unwrap();
+    let process = Process::start(&tor, "a", None).unwrap();
     let bootstrapped = || process.last_lines().iter().any(|line| line.contains("Bootstrapped 100% (done)"));
     timeout(LONG, until(bootstrapped)).await.unwrap_or_else(|_| panic!("{:?}", process.last_lines()));
     timeout(LONG, process.end()).await.unwrap();

@@ -87,9 +87,12 @@ impl Tor {
         &self.0.config.name
     }
 
-    /// Where to measure through it; `None` while a tor of perfd's own is not up.
+    /// Where to measure through it; `None` while a tor of perfd's own is not up, or still bootstraps: it then takes
+    /// requests and lets them wait.
     pub fn socks(&self) -> Option<SocketAddr> {
-        self.state().socks
+        let state = self.state();
+        let started = matches!(self.0.config.run, config::TorRun::Started(_));
+        state.socks.filter(|_| !started || state.is_bootstrapped())
     }
 
     /// The onion service that it publishes, as a host name, once its descriptor has been uploaded.

@@ -32,6 +32,8 @@ pub(super) enum KeyError {
     NoKey(PathBuf),
     #[error("can't keep the onion service's key in {}: {error}", path.display())]
     Unwritable { path: PathBuf, error: io::Error },
+    #[error("the address of tor's onion service can't be read from {}: {why}; tor makes it at its start", path.display())]
+    NoAddress { path: PathBuf, why: String },
 }
 
 /// The key (`ED25519-V3:…`), if there is one.
@@ -67,9 +69,19 @@ pub(super) fn keep(path: &Path, key: &str) -> Result<(), KeyError> {
 }
 
 /// The command that has tor publish the service: of the key, or of a new one.
-pub(super) fn command(key: Option<&str>, target: SocketAddr, single_hop: bool) -> String {
-    let flags = if single_hop { " Flags=NonAnonymous" } else { "" };
-    format!("ADD_ONION {}{flags} Port=80,{target}", key.unwrap_or("NEW:ED25519-V3"))
+pub(super) fn command(key: Option<&str>, target: SocketAddr) -> String {
+    format!("ADD_ONION {} Port=80,{target}", key.unwrap_or("NEW:ED25519-V3"))
+}
+
+/// The address, without `.onion`, of the service that tor keeps in this folder.
+pub(super) fn hostname(folder: &Path) -> Result<String, KeyError> {
+    let path = folder.join("hostname");
+    let text = fs::read_to_string(&path)
+        .map_err(|error| KeyError::NoAddress { path: path.clone(), why: error.to_string() })?;
+    match text.trim().strip_suffix(".onion").filter(|address| is_address(address)) {
+        Some(address) => Ok(address.to_owned()),
+        None => Err(KeyError::NoAddress { path, why: "it holds none".to_owned() }),
+    }
 }
 
 /// The form of a key as ADD_ONION takes and gives it: a word that can't be anything else in a command.
@@ -120,10 +132,22 @@ mod tests {
     }
 
     #[test]
-    fn the_command_names_key_target_and_flags() {
+    fn the_command_names_key_and_target() {
         let target = "127.0.0.1:8080".parse().unwrap();
-        assert_eq!(command(None, target, false), "ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:8080");
-        assert_eq!(command(Some("K:x"), target, true), "ADD_ONION K:x Flags=NonAnonymous Port=80,127.0.0.1:8080");
+        assert_eq!(command(None, target), "ADD_ONION NEW:ED25519-V3 Port=80,127.0.0.1:8080");
+        assert_eq!(command(Some("K:x"), target), "ADD_ONION K:x Port=80,127.0.0.1:8080");
+    }
+
+    #[test]
+    fn the_address_is_that_of_tors_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(hostname(dir.path()).unwrap_err().to_string().contains("hostname: No such file"));
+        for (text, expected) in
+            [(format!("{}.onion\n", "a7".repeat(28)), Some("a7".repeat(28))), ("x.onion".into(), None)]
+        {
+            fs::write(dir.path().join("hostname"), text).unwrap();
+            assert_eq!(hostname(dir.path()).ok(), expected);
+        }
     }
 
     #[test]

@@ -100,15 +100,16 @@ const POLL: Duration = Duration::from_millis(20);
 const LARGEST_FILE: u64 = 1 << 20;
 
 impl Process {
-    /// Starts a tor, called `name` in the log, within a tokio runtime.
+    /// Starts a tor, called `name` in the log, within a tokio runtime. One of single hops publishes an onion service
+    /// that leads to `target`.
     ///
     /// Its data directory is made if it is missing (mode 0700) and holds the torrc too. What it says goes to the log.
     ///
     /// # Errors
     /// A folder that is somebody else's, a torrc that can't be made, and what the [`gate`] or the system refuses.
-    pub fn start(tor: &StartedTor, name: &str) -> Result<Process, StartError> {
+    pub fn start(tor: &StartedTor, name: &str, target: Option<SocketAddr>) -> Result<Process, StartError> {
         let data = folder(&tor.data)?;
-        let text = whole_torrc(tor, &data)?;
+        let text = whole_torrc(tor, &data, target)?;
         // One of an earlier run would be believed.
         match fs::remove_file(data.join(CONTROL_PORT_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -216,7 +217,7 @@ pub fn check(tor: &StartedTor) -> Result<(), StartError> {
     });
     runs.map_err(|error| StartError::Start { binary: tor.binary.clone(), error })?;
     let data = std::path::absolute(&tor.data).unwrap_or_else(|_| tor.data.clone());
-    whole_torrc(tor, &data).map(drop)
+    whole_torrc(tor, &data, None).map(drop)
 }
 
 /// Writes the torrc of a tor anew, with what its `torrc_file` holds now; tor reads it when it is told to reload.
@@ -224,9 +225,9 @@ pub fn check(tor: &StartedTor) -> Result<(), StartError> {
 ///
 /// # Errors
 /// As [`Process::start`]; the old torrc is then still there.
-pub fn rewrite(tor: &StartedTor) -> Result<Option<String>, StartError> {
+pub fn rewrite(tor: &StartedTor, target: Option<SocketAddr>) -> Result<Option<String>, StartError> {
     let data = folder(&tor.data)?;
-    let text = whole_torrc(tor, &data)?;
+    let text = whole_torrc(tor, &data, target)?;
     let failed = |error| StartError::Start { binary: tor.binary.clone(), error };
     gate::rewrite(&data, &text, network_of(tor)).map_err(failed)?;
     Ok(transport_of(&text))
@@ -277,12 +278,12 @@ fn folder(data: &Path) -> Result<PathBuf, StartError> {
     Ok(dir)
 }
 
-fn whole_torrc(tor: &StartedTor, data: &Path) -> Result<String, StartError> {
+fn whole_torrc(tor: &StartedTor, data: &Path, target: Option<SocketAddr>) -> Result<String, StartError> {
     let file = match &tor.torrc_file {
         Some(file) => read_file(file).map_err(|error| StartError::File { file: file.clone(), error })?,
         None => String::new(),
     };
-    Ok(torrc(tor, data, std::process::id(), &file)?)
+    Ok(torrc(tor, data, std::process::id(), &file, target)?)
 }
 
 fn read_file(path: &Path) -> io::Result<String> {
@@ -333,7 +334,7 @@ mod tests {
             "echo 'Nov 24 23:11:17.000 [err] Reading config failed'",
             "exit 3",
         ];
-        let mut process = Process::start(&shell(&data, &script), "a").unwrap();
+        let mut process = Process::start(&shell(&data, &script), "a", None).unwrap();
         let ended = process.wait().await;
         assert_eq!(ended.status, "exit status: 3");
         assert_eq!(ended.to_string(), "tor ended (exit status: 3): Could not bind; Reading config failed");
@@ -354,7 +355,7 @@ mod tests {
         // In two pieces: half an address is none.
         let write =
             format!("printf PORT=127.0.0.1:2 > {0} && sleep 0.1 && echo 345 >> {0} && exec sleep 60", file.display());
-        let mut process = Process::start(&shell(&data, &[&write]), "a").unwrap();
+        let mut process = Process::start(&shell(&data, &[&write]), "a", None).unwrap();
         let address = process.control(Duration::from_secs(60)).await;
         assert_eq!(address, Ok("127.0.0.1:2345".parse().unwrap()));
         assert!(process.end().await.status.contains("SIGTERM"));
@@ -363,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_opens_no_control_port_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let mut process = Process::start(&shell(&dir.path().join("data"), &["exec sleep 60"]), "a").unwrap();
+        let mut process = Process::start(&shell(&dir.path().join("data"), &["exec sleep 60"]), "a", None).unwrap();
         let late = Duration::from_millis(50);
         assert_eq!(process.control(late).await, Err(NoControl::Late(late)));
         process.end().await;
@@ -373,7 +374,7 @@ mod tests {
     async fn one_that_does_not_end_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let deaf = ["trap '' TERM", "echo deaf", "while true; do sleep 1; done"];
-        let process = Process::start(&shell(&dir.path().join("data"), &deaf), "a").unwrap();
+        let process = Process::start(&shell(&dir.path().join("data"), &deaf), "a", None).unwrap();
         let is_deaf = async {
             while process.last_lines().last().is_none_or(|line| line != "deaf") {
                 tokio::time::sleep(POLL).await;
@@ -388,7 +389,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let answer = |tor: StartedTor| {
-            let error = Process::start(&tor, "a").unwrap_err().to_string();
+            let error = Process::start(&tor, "a", None).unwrap_err().to_string();
             error.replace(dir.path().to_str().unwrap(), "DIR")
         };
         let tor = shell(&data, &[]);
@@ -431,15 +432,15 @@ mod tests {
         let (data, file) = (dir.path().join("data"), dir.path().join("extra"));
         let tor = StartedTor { torrc_file: Some(file.clone()), ..shell(&data, &[]) };
         fs::write(&file, "UseBridges 1\nBridge 127.77.0.2:5000\n").unwrap();
-        let process = Process::start(&tor, "a").unwrap();
+        let process = Process::start(&tor, "a", None).unwrap();
         assert_eq!(process.transport(), Some("bridge"));
         fs::write(&file, "UseEntryGuards 0\n").unwrap();
-        assert_eq!(rewrite(&tor).unwrap(), None);
+        assert_eq!(rewrite(&tor, None).unwrap(), None);
         let torrc = fs::read_to_string(data.join("torrc")).unwrap();
         assert!(torrc.ends_with("\nUseEntryGuards 0\n") && torrc.starts_with("SocksPort "), "{torrc}");
 
         fs::write(&file, "SocksPort 9050\n").unwrap();
-        assert!(matches!(rewrite(&tor), Err(StartError::Torrc(_))));
+        assert!(matches!(rewrite(&tor, None), Err(StartError::Torrc(_))));
         assert_eq!(fs::read_to_string(data.join("torrc")).unwrap(), torrc);
         process.end().await;
     }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::control::{self, Commands, ControlError, REPLY_DEADLINE};
 use super::guards::{candidates, choose};
 use super::state::{Bootstrap, OnionStatus};
+use super::torrc::ONION_FOLDER;
 use super::{Tor, onion};
 use crate::circuit::event::{self, Event, StatusLine};
 use crate::clock::UnixMicros;
@@ -150,6 +151,9 @@ fn note_bootstrap(tor: &Tor, bootstrap: Bootstrap) {
     let detail = format!("{} % ({}): {}{transport}", bootstrap.percent, bootstrap.tag, bootstrap.summary);
     let done = bootstrap.percent >= 100;
     state.bootstrap = Some(bootstrap);
+    if done {
+        state.problem = None;
+    }
     drop(state);
     if done {
         info!(tor = tor.name(), "ready: bootstrapped {detail}");
@@ -187,9 +191,15 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
         // It ends with this connection, and so with perfd, however that ends.
         commands.ask("TAKEOWNERSHIP").await?;
     }
-    let offered = info(commands, "events/names").await?;
+    let offered = get_info(commands, "events/names").await?;
     // SETEVENTS fails whole on a name that this tor does not know.
     let wanted: Vec<&str> = EVENTS.into_iter().filter(|event| offered.split(' ').any(|name| name == *event)).collect();
+    if let TorRun::Started(StartedTor { single_hop: true, data, .. }) = &tor.0.config.run
+        && tor.0.onion.is_some()
+    {
+        // Its torrc has it, and tor keeps the key. Before the events: one of them says that it is published.
+        note_onion(tor, onion::hostname(&data.join(ONION_FOLDER))?);
+    }
     tor.open_book();
     commands.ask(&format!("SETEVENTS {}", wanted.join(" "))).await?;
     {
@@ -199,7 +209,7 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
             book.version = Some(version.to_string());
         }
     }
-    let circuits = info(commands, "circuit-status").await?;
+    let circuits = get_info(commands, "circuit-status").await?;
     {
         let (mut state, now) = (tor.state(), Instant::now());
         if let Some(book) = state.books.back_mut() {
@@ -207,11 +217,11 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
         }
     }
     if started {
-        let socks = info(commands, "net/listeners/socks").await?;
+        let socks = get_info(commands, "net/listeners/socks").await?;
         let socks = socks.split(' ').find_map(|address| address.trim_matches('"').parse().ok());
         tor.state().socks = socks;
     }
-    let phase = info(commands, "status/bootstrap-phase").await?;
+    let phase = get_info(commands, "status/bootstrap-phase").await?;
     if let Event::StatusClient(status) = event::parse(&format!("STATUS_CLIENT {phase}"))
         && let Some(bootstrap) = bootstrap(&status)
     {
@@ -224,8 +234,11 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     }
     {
         let mut state = tor.state();
-        state.problem = None;
         state.connected_since = Some(UnixMicros::now());
+        // A tor of perfd's own that hung before may hang again.
+        if !started || state.is_bootstrapped() {
+            state.problem = None;
+        }
     }
     tor.0.news.notify_waiters();
     info!(tor = tor.name(), %version, connection = tor.status().connection, "connected to tor's control port");
@@ -234,11 +247,11 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
 }
 
 /// What tor answers to `GETINFO key`. An answer to something else means that no further one can be trusted.
-async fn info(commands: &Commands, key: &'static str) -> Result<String, SessionError> {
-    info_within(commands, key, REPLY_DEADLINE).await
+async fn get_info(commands: &Commands, key: &'static str) -> Result<String, SessionError> {
+    get_info_within(commands, key, REPLY_DEADLINE).await
 }
 
-async fn info_within(commands: &Commands, key: &'static str, within: Duration) -> Result<String, SessionError> {
+async fn get_info_within(commands: &Commands, key: &'static str, within: Duration) -> Result<String, SessionError> {
     let reply = commands.ask_within(&format!("GETINFO {key}"), within).await?;
     reply.value(key).map(str::to_owned).ok_or(SessionError::NotTheAnswer(key))
 }
@@ -260,7 +273,7 @@ async fn routine(tor: &Tor, commands: &Commands) -> SessionError {
 }
 
 async fn ask_for_guards(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
-    let guards = info(commands, "entry-guards").await?;
+    let guards = get_info(commands, "entry-guards").await?;
     // `$FINGERPRINT~nickname up`, `… never-connected`, `… unusable 2026-11-24 22:38:07`.
     let lines = guards.lines().take(MOST_GUARDS);
     tor.state().guards = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
@@ -273,8 +286,12 @@ const MOST_GUARDS: usize = 60;
 /// Has the onion service published, of the same key each time.
 async fn publish(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
     let Some(plan) = &tor.0.onion else { return Ok(()) };
+    if tor.is_single_hop() {
+        // Its torrc has it.
+        return Ok(());
+    }
     let key = onion::load(&plan.key_file)?;
-    let command = onion::command(key.as_deref(), plan.target, tor.is_single_hop());
+    let command = onion::command(key.as_deref(), plan.target);
     let mut tries = 0;
     let reply = loop {
         tries += 1;
@@ -290,11 +307,16 @@ async fn publish(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
         let new = reply.value("PrivateKey").ok_or(SessionError::Unclear("ADD_ONION"))?;
         onion::keep(&plan.key_file, new)?;
     }
+    note_onion(tor, address);
+    Ok(())
+}
+
+/// Notes an onion service, which is published once a directory has its descriptor.
+fn note_onion(tor: &Tor, address: String) {
     info!(tor = tor.name(), "publishes perfd's onion service {address}.onion");
     let status = OnionStatus { address: address.clone(), published: false, created: UnixMicros::now(), uploaded: None };
     tor.state().onion = Some(status);
     tor.record("onion_created", format!("{address}.onion"));
-    Ok(())
 }
 
 /// Keeps the guards to those of a set chosen by their bandwidth.
@@ -302,7 +324,7 @@ async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Resul
     let mut present = BTreeSet::new();
     loop {
         until_ready(tor).await;
-        let consensus = info_within(commands, "ns/all", CONSENSUS_DEADLINE).await?;
+        let consensus = get_info_within(commands, "ns/all", CONSENSUS_DEADLINE).await?;
         let chosen = choose(candidates(&consensus), set, &present);
         if chosen.is_empty() {
             warn!(tor = tor.name(), "the consensus has no guard with a bandwidth; none is chosen");
@@ -323,7 +345,7 @@ async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Resul
 async fn until_ready(tor: &Tor) {
     loop {
         let news = tor.0.news.notified();
-        if tor.state().bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.percent >= 100) {
+        if tor.state().is_bootstrapped() {
             return;
         }
         news.await;
@@ -357,7 +379,8 @@ async fn reloads(tor: &Tor, commands: &Commands, started: Option<&StartedTor>) -
             return std::future::pending().await;
         }
         let Some(started) = started else { continue };
-        match super::process::rewrite(started) {
+        let target = tor.0.onion.as_ref().map(|plan| plan.target);
+        match super::process::rewrite(started, target) {
             Ok(transport) => tor.state().transport = transport,
             Err(error) => {
                 warn!(tor = tor.name(), "not reloaded, the torrc stays as it was: {error}");

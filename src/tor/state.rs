@@ -145,6 +145,11 @@ impl State {
         self.books.iter().find(open).or_else(|| self.books.iter().find(|book| book.since > moment))
     }
 
+    /// Whether it is ready, as far as tor has told.
+    pub(super) fn is_bootstrapped(&self) -> bool {
+        self.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.percent >= 100)
+    }
+
     pub(super) fn next_connection(&mut self) -> u64 {
         self.connections += 1;
         self.connections
@@ -186,11 +191,11 @@ impl State {
     pub(super) fn status(&self, config: &config::Tor) -> TorStatus {
         let book = self.books.back().filter(|book| book.lost.is_none());
         let (circuits, other_circuits) = book.map_or((Vec::new(), 0), Book::open_circuits);
-        let condition = match (config.has_control(), book, &self.bootstrap) {
-            (false, ..) => Condition::Uncontrolled,
-            (true, None, _) => Condition::Down,
-            (true, Some(_), Some(bootstrap)) if bootstrap.percent >= 100 => Condition::Ready,
-            (true, Some(_), _) => Condition::Bootstrapping,
+        let condition = match (config.has_control(), book) {
+            (false, _) => Condition::Uncontrolled,
+            (true, None) => Condition::Down,
+            (true, Some(_)) if self.is_bootstrapped() => Condition::Ready,
+            (true, Some(_)) => Condition::Bootstrapping,
         };
         TorStatus {
             name: config.name.clone(),

@@ -70,9 +70,10 @@ pub(super) fn password(control: &Control) -> Result<Option<String>, SessionError
 /// Starts the tor, and again whenever it has ended.
 async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationToken) {
     let mut pauses = Pauses::new();
+    let target = tor.0.onion.as_ref().map(|plan| plan.target);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
-        match Process::start(started, tor.name()) {
+        match Process::start(started, tor.name(), target) {
             Ok(process) => run_once(tor, started, process, shutdown).await,
             Err(error) => {
                 report(tor, &error.to_string());
@@ -141,7 +142,7 @@ async fn until_stuck(tor: &Tor, timeout: Duration) {
         sleep(LOOK.min(timeout)).await;
         let connected = tor.is_connected();
         let mut state = tor.state();
-        if connected && state.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.percent >= 100) {
+        if connected && state.is_bootstrapped() {
             state.progress = Instant::now();
         }
         if state.progress.elapsed() >= timeout {

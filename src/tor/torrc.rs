@@ -1,7 +1,7 @@
 //! The torrc of a tor that perfd starts (no I/O).
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::config::{StartedTor, fault_of_torrc_line, fits_a_torrc};
@@ -12,6 +12,8 @@ use crate::testnet::torrc::private_network;
 pub const CONTROL_PORT_FILE: &str = "control-port";
 /// In the data directory: the cookie for the control port.
 pub const COOKIE_FILE: &str = "control.authcookie";
+/// In the data directory: the folder of the onion service of a single-hop tor, with its key and its address.
+pub const ONION_FOLDER: &str = "onion";
 
 /// Why there is no torrc.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,11 +39,19 @@ pub fn network_of(tor: &StartedTor) -> Network {
 }
 
 /// The whole torrc of `tor`, whose data directory is `data` (absolute), which is to end with the process `owner`;
-/// `file` is what its `torrc_file` holds, empty where it has none.
+/// `file` is what its `torrc_file` holds, empty where it has none. A single-hop tor publishes an onion service that
+/// leads to `target`: of a service that is asked for by ADD_ONION, tor (0.4.9) makes an ordinary one, of several
+/// hops, whatever its mode.
 ///
 /// # Errors
 /// A path that a torrc can't hold, and a line of the file that perfd does not pass on.
-pub fn torrc(tor: &StartedTor, data: &Path, owner: u32, file: &str) -> Result<String, TorrcError> {
+pub fn torrc(
+    tor: &StartedTor,
+    data: &Path,
+    owner: u32,
+    file: &str,
+    target: Option<SocketAddr>,
+) -> Result<String, TorrcError> {
     let written = data.to_str().filter(|path| fits_a_torrc(path)).ok_or_else(|| TorrcError::Path(data.to_owned()))?;
     let mut text = if tor.single_hop {
         "SocksPort 0\nHiddenServiceSingleHopMode 1\nHiddenServiceNonAnonymousMode 1\n".to_owned()
@@ -57,6 +67,9 @@ pub fn torrc(tor: &StartedTor, data: &Path, owner: u32, file: &str) -> Result<St
          Log notice stdout\n\
          __OwningControllerProcess {owner}\n"
     ));
+    if let Some(target) = target.filter(|_| tor.single_hop) {
+        text.push_str(&format!("HiddenServiceDir {written}/{ONION_FOLDER}\nHiddenServicePort 80 {target}\n"));
+    }
     let private = network_of(tor) == Network::Private;
     if private {
         text.push_str(&private_network(Ipv4Addr::LOCALHOST, &tor.authorities));
@@ -97,10 +110,13 @@ pub fn transport_of(torrc: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV4;
     use std::time::Duration;
 
     use super::*;
     use crate::gate;
+
+    const TARGET: Option<SocketAddr> = Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080)));
 
     const AUTHORITY: &str = "authority orport=5000 no-v2 v3ident=AB 127.77.0.1:7000 CD";
 
@@ -119,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_tor_of_a_private_network_has_its_authorities_and_passes_the_gate() {
-        let text = torrc(&tor(), Path::new("/a b/d"), 42, "# mine\r\nUseBridges 1\nBridge 127.77.0.2:5000").unwrap();
+        let text =
+            torrc(&tor(), Path::new("/a b/d"), 42, "# mine\r\nUseBridges 1\nBridge 127.77.0.2:5000", TARGET).unwrap();
         assert_eq!(
             text,
             "SocksPort 127.0.0.1:auto ExtendedErrors\n\
@@ -149,7 +166,7 @@ mod tests {
     #[test]
     fn a_tor_of_the_public_network_has_none() {
         let public = StartedTor { authorities: Vec::new(), ..tor() };
-        let text = torrc(&public, Path::new("/d"), 42, "").unwrap();
+        let text = torrc(&public, Path::new("/d"), 42, "", None).unwrap();
         assert!(!text.contains("Authority") && !text.contains("Testing") && text.ends_with("\nUseEntryGuards 0\n"));
         assert!(gate::check(&text).is_err());
         assert_eq!(network_of(&public), Network::Public);
@@ -157,14 +174,20 @@ mod tests {
 
     #[test]
     fn a_single_hop_tor_has_no_socks_port() {
-        let text = torrc(&StartedTor { single_hop: true, ..tor() }, Path::new("/d"), 42, "").unwrap();
+        let single_hop = StartedTor { single_hop: true, ..tor() };
+        let text = torrc(&single_hop, Path::new("/d"), 42, "", None).unwrap();
         let start = "SocksPort 0\nHiddenServiceSingleHopMode 1\nHiddenServiceNonAnonymousMode 1\nControlPort ";
         assert!(text.starts_with(start) && !text.contains("SocksPort 127"), "{text}");
+        assert!(!text.contains("HiddenServiceDir"), "{text}");
+
+        let serves = torrc(&single_hop, Path::new("/a b"), 42, "", TARGET).unwrap();
+        assert!(serves.contains("\nHiddenServiceDir /a b/onion\nHiddenServicePort 80 127.0.0.1:8080\n"), "{serves}");
+        gate::check(&serves).unwrap();
     }
 
     #[test]
     fn what_can_not_be_passed_on_is_told_by_its_place() {
-        let answer = |data: &str, file: &str| torrc(&tor(), Path::new(data), 42, file).unwrap_err().to_string();
+        let answer = |data: &str, file: &str| torrc(&tor(), Path::new(data), 42, file, None).unwrap_err().to_string();
         assert_eq!(
             answer("/d", "UseEntryGuards 0\n\nsocksport 9050\n"),
             "/etc/extra:3: \"socksport 9050\" sets SocksPort, which perfd sets itself; leave it out, for perfd lets tor \

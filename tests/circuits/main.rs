@@ -7,8 +7,11 @@
 mod common;
 mod every_run;
 mod judge;
+mod kinds;
 mod network;
 mod observer;
+mod onion;
 mod restarts;
 #[path = "../common/service.rs"]
 mod service;
+mod troubles;
