@@ -142,11 +142,20 @@ async fn a_store_that_can_not_be_used_is_named() {
     assert!(!folder.path().join("perfd.sqlite").exists());
     std::fs::write(folder.path().join("perfd.sqlite"), [b'x'; 8192]).unwrap();
     refused("is no SQLite database");
+}
 
+#[tokio::test]
+async fn damage_to_one_run_keeps_no_other_from_being_put_right() {
     let folder = stored().await;
-    database(&folder).execute("UPDATE evidence SET lines = x'00' WHERE run_id LIKE '%1'", []).unwrap();
-    let output = rederive(&folder, &[]);
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(74), "{err}");
-    assert!(err.contains("perfd.sqlite: the store cannot be read: ") && err.contains("evidence that"), "{err}");
+    let change = |sql: &str, n: u128| {
+        assert_eq!(database(&folder).execute(sql, [RunId::from_bits(n).as_str()]).unwrap(), 1);
+    };
+    change("UPDATE evidence SET lines = x'00' WHERE run_id = ?1", 1);
+    change("UPDATE circuit_data SET body = 'no JSON' WHERE run_id = ?1", 2);
+    change("UPDATE circuit_data SET body = replace(body, '\"two\"', '\"evil\"') WHERE run_id = ?1", 3);
+    assert_says(&rederive(&folder, &[]), "70 runs, 2 changed, 1 unreadable");
+    for n in [2, 3] {
+        let (_, data, _) = whole(&folder, n).await;
+        assert_eq!(data.unwrap().circuit.unwrap().path[1].relay.nickname.as_deref(), Some("two"), "run {n}");
+    }
 }

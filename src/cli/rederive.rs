@@ -129,7 +129,7 @@ enum Rederived {
 }
 
 fn rederived(StoredEvidence { id, start, evidence, data: before }: StoredEvidence) -> Rederived {
-    let evidence = Evidence(evidence);
+    let Some(evidence) = evidence.map(Evidence) else { return Rederived::Unreadable };
     if evidence.start() != Some(start) {
         return Rederived::Unreadable;
     }

@@ -1,6 +1,6 @@
 //! What the store can be asked of single runs, of the runs of one slot, and of pairs of them.
 
-use rusqlite::{Connection, OptionalExtension, Result, params};
+use rusqlite::{Connection, Error, OptionalExtension, Result, params};
 
 use super::parts;
 use super::query::WINDOW;
@@ -40,9 +40,9 @@ pub struct StoredEvidence {
     pub id: RunId,
     /// Its START, to which all times are relative.
     pub start: UnixMicros,
-    /// The control lines that touch it.
-    pub evidence: String,
-    /// What was derived from them so far.
+    /// The control lines that touch it; `None` where what is stored can't be unpacked.
+    pub evidence: Option<String>,
+    /// What was derived from them so far; `None` where that can't be read.
     pub data: Option<CircuitData>,
 }
 
@@ -142,13 +142,22 @@ pub(super) fn evidence_page(conn: &Connection, after: Option<&RunId>, limit: usi
         .query_map(params![after, limit], |row| {
             let mut columns = Columns::of(row);
             let (id, start) = (columns.word(RunId::parse)?, UnixMicros(columns.next()?));
-            Ok(StoredEvidence { id, start, evidence: parts::evidence_text(row, 2)?, data: None })
+            Ok(StoredEvidence { id, start, evidence: readable(parts::evidence_text(row, 2))?, data: None })
         })?
         .collect::<Result<Vec<_>>>()?;
     for stored in &mut page {
-        stored.data = parts::circuit(&snapshot, &stored.id)?;
+        stored.data = readable(parts::circuit(&snapshot, &stored.id))?.flatten();
     }
     Ok(page)
+}
+
+/// A part that makes no sense is absent: the others of its page are wanted all the same.
+fn readable<T>(part: Result<T>) -> Result<Option<T>> {
+    match part {
+        Ok(part) => Ok(Some(part)),
+        Err(Error::FromSqlConversionFailure(..)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The runs of slots of several, planned within `since <= planned < until`, the latest first. At most `window`

@@ -169,7 +169,7 @@ async fn evidence_is_given_run_by_run_for_deriving_again() {
         assert!(page.iter().all(|stored| stored.start == example_row().measurement.start));
         seen.extend(page.into_iter().map(|stored| (stored.id, stored.evidence)));
     }
-    let expected = [1, 2, 3, 5, 6, 7].map(|run: u128| (id(run), format!("{run}\n")));
+    let expected = [1, 2, 3, 5, 6, 7].map(|run: u128| (id(run), Some(format!("{run}\n"))));
     assert_eq!(seen, expected);
 }
 
