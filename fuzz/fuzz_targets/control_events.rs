@@ -41,6 +41,6 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(serde_json::from_str::<CircuitData>(&json).expect("as it was written"), data);
         derive(&nothing(&run));
     }
-    book.take_loose().0.iter().for_each(|record| drop(derive_loose(&loose(record, begin))));
+    book.take_loose().0.iter().for_each(|record| drop(loose(record).map(|evidence| derive_loose(&evidence))));
     book.open_circuits();
 });

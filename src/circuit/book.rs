@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::event::{self, CircuitBandwidth, CircuitLine, Event, StreamLine};
-use super::records::{CircuitRecord, Line, MOST_ATTACHED, StreamRecord};
+use super::records::{Attached, CircuitRecord, Line, MOST_ATTACHED, StreamRecord, Traffic};
 use super::{BuildTimeout, Relay, USER_PREFIX};
 use crate::clock::UnixMicros;
 
@@ -22,7 +22,7 @@ const MOST: usize = 4096;
 /// No more legs of one Conflux set are told apart than this; tor makes two.
 const MOST_LEGS: usize = 8;
 
-/// No more lines of one circuit or stream are kept than this; the last ones are left out.
+/// No more lines of one circuit or stream are kept than this: the first ones, and the very last.
 const MOST_LINES: usize = 64;
 
 /// Nor more bytes of such lines in all.
@@ -43,7 +43,7 @@ pub struct Book {
     /// The number of the connection.
     pub connection: u64,
     /// From when on everything was told.
-    pub since: Instant,
+    since: Instant,
     /// The same by the wall clock.
     since_wall: UnixMicros,
     /// When the connection was lost, if it was.
@@ -104,23 +104,35 @@ impl Book {
         }
     }
 
-    /// Notes an event line, without its status code.
-    pub fn note(&mut self, at: Instant, line: &str) {
+    /// From now on everything is told.
+    pub fn listening(&mut self, now: Instant, wall: UnixMicros) {
+        (self.since, self.since_wall) = (now, wall);
+    }
+
+    /// From when on everything was told.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Notes an event line, without its status code, and gives what it says.
+    pub fn note<'a>(&mut self, at: Instant, line: &'a str) -> Event<'a> {
         self.lines += 1;
-        match event::parse(line) {
-            Event::CircuitBandwidth(bandwidth) => self.bandwidth(at, &bandwidth),
-            Event::Circuit(circuit) => self.circuit(at, line, &circuit, false),
-            Event::Stream(stream) => self.stream(at, line, &stream),
+        let event = event::parse(line);
+        match &event {
+            Event::CircuitBandwidth(bandwidth) => self.bandwidth(at, bandwidth),
+            Event::Circuit(circuit) => self.circuit(at, line, circuit, false),
+            Event::Stream(stream) => self.stream(at, line, stream),
             Event::BuildTimeout(_) => push(&mut self.timeouts, self::line(at, line)),
             Event::Guard(_) => push(&mut self.guards, self::line(at, line)),
             Event::Descriptor(descriptor) => {
-                push(&mut self.descriptors, (descriptor.address.into(), self::line(at, line)));
+                push(&mut self.descriptors, (shortened(descriptor.address).into(), self::line(at, line)));
             }
             Event::StatusClient(_) | Event::Other(_) => {}
         }
         if at.saturating_duration_since(self.swept) > KEPT / 8 {
             self.sweep(at);
         }
+        event
     }
 
     /// Notes a line of `GETINFO circuit-status`: a circuit that was there before the connection was.
@@ -168,7 +180,8 @@ impl Book {
         copy
     }
 
-    /// The stream of a SOCKS user name and source port that began within this time; of several, the last.
+    /// The stream of a SOCKS user name and source port that was there within this time; of several, the one that
+    /// began last.
     ///
     /// tor tells the port with the stream's first line alone. Where it did not, name and time must do.
     pub fn stream_of(
@@ -227,11 +240,11 @@ impl Book {
         (self.loose.drain(..).collect(), std::mem::take(&mut self.forgotten))
     }
 
-    /// How many circuits, streams and lines of them are kept.
+    /// How many circuits (or Conflux sets, if there are more of these), streams and lines of them are kept.
     pub fn size(&self) -> (usize, usize, usize) {
         let of_circuits: usize = self.circuits.values().map(|circuit| circuit.lines.len()).sum();
         let of_streams: usize = self.streams.values().map(|stream| stream.lines.len()).sum();
-        (self.circuits.len(), self.streams.len(), of_circuits + of_streams)
+        (self.circuits.len().max(self.sets.len()), self.streams.len(), of_circuits + of_streams)
     }
 
     fn bandwidth(&mut self, at: Instant, line: &CircuitBandwidth) {
@@ -249,19 +262,21 @@ impl Book {
         if (self.circuits.len() >= MOST || self.bytes > MOST_BYTES) && !self.circuits.contains_key(&line.id) {
             self.make_room_for_circuits();
         }
-        let told = || line.words.get("TIME_CREATED").and_then(|created| event::time(&created));
         let now = self.since_wall.plus(at.saturating_duration_since(self.since));
-        let new = || CircuitRecord::new(line.id, told().unwrap_or(now));
+        let new = || CircuitRecord::new(line.id, now);
         let circuit = self.circuits.entry(line.id).or_insert_with(new);
-        self.bytes += keep(&mut circuit.lines, Line { found, ..self::line(at, text) });
-        if let Some(set) = line.words.get("CONFLUX_ID")
-            && circuit.set.as_deref() != Some(&*set)
+        let more = keep(&mut circuit.lines, Line { found, ..self::line(at, text) });
+        self.bytes = self.bytes.saturating_add_signed(more);
+        let set = line.words.get("CONFLUX_ID");
+        if let Some(set) = set.as_deref().map(shortened)
+            && circuit.set.as_deref() != Some(set)
         {
-            let members = self.sets.entry(set.as_ref().into()).or_default();
-            if members.len() < MOST_LEGS && !members.contains(&line.id) {
+            leave_set(&mut self.sets, circuit);
+            let members = self.sets.entry(set.into()).or_default();
+            if members.len() < MOST_LEGS {
                 members.push(line.id);
             }
-            circuit.set = Some(set.as_ref().into());
+            circuit.set = Some(set.into());
         }
         let update = |field: &mut Option<Box<str>>, key: &str| {
             if let Some(value) = line.words.get(key) {
@@ -303,7 +318,8 @@ impl Book {
             self.make_room_for_streams();
         }
         let stream = self.streams.entry(line.id).or_insert_with(|| StreamRecord::new(line.id, at));
-        self.bytes += keep(&mut stream.lines, self::line(at, text));
+        let more = keep(&mut stream.lines, self::line(at, text));
+        self.bytes = self.bytes.saturating_add_signed(more);
         if stream.user.is_none() {
             stream.user = line.words.get("SOCKS_USERNAME").map(|user| shortened(&user).into());
         }
@@ -317,19 +333,19 @@ impl Book {
         if matches!(line.status, "CLOSED" | "FAILED") {
             stream.ended.get_or_insert(at);
         }
-        // By its user name, a stream that fails before it is attached has a circuit too; it carried nothing.
-        if line.circuit != 0 && stream.circuits.last() != Some(&line.circuit) && stream.circuits.len() < MOST_LINES {
+        if line.circuit != 0 && stream.circuits.last() != Some(&line.circuit) {
+            if stream.circuits.len() >= MOST_LINES {
+                stream.circuits.pop();
+            }
             stream.circuits.push(line.circuit);
             let set = self.circuits.get(&line.circuit).and_then(|circuit| circuit.set.as_deref());
             let alone = [line.circuit];
             let concerned = set.and_then(|set| self.sets.get(set)).map_or(&alone[..], Vec::as_slice);
             for id in concerned {
                 let Some(circuit) = self.circuits.get_mut(id) else { continue };
-                if !stream.before.iter().any(|(before, ..)| before == id) {
-                    stream.before.push((*id, circuit.traffic.read, circuit.traffic.written));
-                }
                 circuit.foreign |= foreign;
-                circuit.attached.push_back((at, line.id));
+                let Traffic { read, written, .. } = circuit.traffic;
+                circuit.attached.push_back(Attached { at, stream: line.id, read, written });
                 if circuit.attached.len() > MOST_ATTACHED {
                     circuit.attached.pop_front();
                 }
@@ -364,14 +380,7 @@ impl Book {
     fn forget_circuit(&mut self, id: u64) {
         let Some(circuit) = self.circuits.remove(&id) else { return };
         self.bytes -= bytes(&circuit.lines);
-        if let Some(set) = circuit.set
-            && let Some(members) = self.sets.get_mut(&set)
-        {
-            members.retain(|member| *member != id);
-            if members.is_empty() {
-                self.sets.remove(&set);
-            }
-        }
+        leave_set(&mut self.sets, &circuit);
     }
 
     fn forget_stream(&mut self, id: u64) {
@@ -394,13 +403,23 @@ fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
-/// Keeps a line, if there is room; how many bytes it has.
-fn keep(lines: &mut Vec<Line>, line: Line) -> usize {
-    let size = if lines.len() < MOST_LINES { line.text.len() } else { 0 };
-    if size > 0 {
-        lines.push(line);
+/// Takes a circuit out of its Conflux set, of which nothing is left without circuits.
+fn leave_set(sets: &mut HashMap<Box<str>, Vec<u64>>, circuit: &CircuitRecord) {
+    let Some(set) = circuit.set.as_deref() else { return };
+    let Some(members) = sets.get_mut(set) else { return };
+    members.retain(|member| *member != circuit.id);
+    if members.is_empty() {
+        sets.remove(set);
     }
-    size
+}
+
+/// Keeps a line. Where there are too many, it takes the place of the last one: how it all began and how it ended
+/// says most. Gives how many bytes there are more.
+fn keep(lines: &mut Vec<Line>, line: Line) -> isize {
+    let given_up = if lines.len() < MOST_LINES { None } else { lines.pop() };
+    let more = line.text.len() as isize - given_up.map_or(0, |line| line.text.len() as isize);
+    lines.push(line);
+    more
 }
 
 fn bytes(lines: &[Line]) -> usize {

@@ -22,7 +22,6 @@ pub fn derive(evidence: &Evidence) -> CircuitData {
     let circuit = attached.and_then(|id| circuits.get(&id));
     let conflux = circuit.and_then(|circuit| set_of(circuit, &circuits));
     let guard = circuit.and_then(|circuit| Some(circuit.path.first()?.relay.clone()));
-    let in_force = timeouts.iter().rev().find(|(at, _)| *at < 0).map(|(_, timeout)| timeout.clone());
     CircuitData {
         state: state(&head, &stream),
         connection: head.connection,
@@ -33,10 +32,18 @@ pub fn derive(evidence: &Evidence) -> CircuitData {
         congestion: congestion(head.sender, attached, &circuits, service.as_ref()),
         circuit: circuit.map(|circuit| circuit.plain()),
         conflux,
-        build_timeout: in_force,
+        build_timeout: in_force_at_start(&timeouts),
         guard,
         guard_events: guards,
     }
+}
+
+/// The timeout that was announced last before START. Whether it was still being learned may have been told with
+/// an earlier one.
+fn in_force_at_start(timeouts: &[(i64, BuildTimeout)]) -> Option<BuildTimeout> {
+    let before = || timeouts.iter().rev().filter(|(at, _)| *at < 0).map(|(_, timeout)| timeout);
+    let last = before().next()?.clone();
+    Some(BuildTimeout { learning: before().find_map(|timeout| timeout.learning), ..last })
 }
 
 /// The one circuit that evidence of a loose circuit tells of.
@@ -128,8 +135,9 @@ impl Known {
             let created = line.words.get("TIME_CREATED").and_then(|created| event::time(&created));
             circuit.launched_us = created.map(|created| created.0.saturating_sub(start));
         }
-        if line.status == "BUILT" && !found {
-            circuit.built_us = circuit.built_us.or(Some(at));
+        if line.status == "BUILT" {
+            circuit.built_before_run.get_or_insert(found || at < 0);
+            circuit.built_us = circuit.built_us.or((!found).then_some(at));
         }
         // A hop's time is that of the line that told of it first; of a circuit that was found, there is none.
         let extended = line.status == "EXTENDED" && !found;
@@ -171,7 +179,6 @@ impl Known {
                 remote_reason: line.words.text("REMOTE_REASON"),
             });
         }
-        circuit.built_before_run = circuit.launched_us.map(|launched| launched < 0);
     }
 }
 

@@ -93,7 +93,11 @@ impl BuildTimeoutLine<'_> {
     /// What it announces.
     pub fn announced(&self) -> Option<BuildTimeout> {
         // DISCARD and RESET throw away what was learned; SUSPENDED and RESUME say nothing of it.
-        let learning = matches!(self.kind, "RESET" | "DISCARD");
+        let learning = match self.kind {
+            "COMPUTED" => Some(false),
+            "RESET" | "DISCARD" => Some(true),
+            _ => None,
+        };
         Some(BuildTimeout { timeout_ms: self.timeout_ms?, quantile: self.quantile, learning })
     }
 }

@@ -4,12 +4,13 @@
 //! perfd evidence 1
 //! user perfd-9b9173246cb7f9ef16db57f56e06358e      the SOCKS user name
 //! local 127.0.0.1:53118                           our end of the connection to the SOCKS port
+//! onion 7kgkgaitwhlfhgss…                         the onion service that it went to
 //! start 1795561900463736                          START, in µs since the Unix epoch
 //! connection 3                                    the number of the control connection; 0: none
 //! since -91312000                                 from when on it told everything
 //! lost 1200                                       when it was lost, if it was
 //! tor 0.4.9.11                                    tor's version
-//! sender client                                   the sending end that is ours: client, service
+//! sender client                                   the sending end that is ours: client, service, none
 //!
 //! -2000 CIRC 5 LAUNCHED BUILD_FLAGS=…             a line as tor sent it, without its status code
 //! -1000 +CIRC 5 BUILT $…                          a circuit as it was found by GETINFO circuit-status
@@ -27,7 +28,8 @@ use std::time::{Duration, Instant};
 
 use super::Evidence;
 use super::book::Book;
-use super::records::{CircuitRecord, Line, StreamRecord};
+use super::event::{self, Event};
+use super::records::{Attached, CircuitRecord, Line, StreamRecord};
 use crate::clock::UnixMicros;
 
 /// The first line of every evidence.
@@ -70,7 +72,7 @@ pub struct RunKey {
 pub fn gather(book: &Book, service: Option<&Book>, run: &RunKey) -> Evidence {
     let mut text = Text::new(run);
     text.head("connection", book.connection);
-    text.head("since", text.micros(book.since));
+    text.head("since", text.micros(book.since()));
     if let Some(lost) = book.lost {
         text.head("lost", text.micros(lost));
     }
@@ -87,7 +89,7 @@ pub fn gather(book: &Book, service: Option<&Book>, run: &RunKey) -> Evidence {
     };
     text.head("sender", sender);
 
-    for line in timeout_in_force(book, run).into_iter().chain(book.guards().filter(|line| within(line, run))) {
+    for line in timeouts_of(book, run).into_iter().chain(book.guards().filter(|line| within(line, run))) {
         text.line(line);
     }
     if let Some(onion) = run.onion.as_deref() {
@@ -117,11 +119,13 @@ pub fn stream_has_ended(book: &Book, run: &RunKey) -> bool {
     stream_of(book, run).is_some_and(|stream| stream.ended.is_some())
 }
 
-/// A circuit that belongs to no run, as evidence: its times are relative to `since`.
-pub fn loose(circuit: &CircuitRecord, since: Instant) -> Evidence {
-    let mut text = Text { start: since, head: HEADER.to_owned() + "\n", lines: Vec::new() };
+/// A circuit that belongs to no run, as evidence: its times are relative to when it was first heard of.
+pub fn loose(circuit: &CircuitRecord) -> Option<Evidence> {
+    let start = circuit.lines.first()?.at;
+    let mut text = Text { start, head: HEADER.to_owned() + "\n", lines: Vec::new() };
+    text.head("start", circuit.heard_of.0);
     text.circuit(circuit, None, "", false);
-    Evidence(text.finish())
+    Some(Evidence(text.finish()))
 }
 
 /// A run's control lines may come a little earlier or later than it: clocks of two processes meet here.
@@ -136,11 +140,22 @@ fn within(line: &Line, run: &RunKey) -> bool {
     line.at >= run.start && line.at <= run.ended + SLACK
 }
 
-/// The last announcement before START, and those during the run. What DISCARD and RESUME mean depends on
-/// what came before them, so of the earlier ones the last few are taken along.
-fn timeout_in_force<'a>(book: &'a Book, run: &RunKey) -> Vec<&'a Line> {
-    let before = book.timeouts().rev().filter(|line| line.at < run.start).take(1);
-    before.chain(book.timeouts().filter(|line| within(line, run))).collect()
+/// The announcements during the run, and before it the last ones, back to one that says whether tor was learning:
+/// SUSPENDED and RESUME don't.
+fn timeouts_of<'a>(book: &'a Book, run: &RunKey) -> Vec<&'a Line> {
+    let told = |line: &Line| {
+        let Event::BuildTimeout(line) = event::parse(&line.text) else { return false };
+        line.announced().is_some_and(|timeout| timeout.learning.is_some())
+    };
+    let mut lines = Vec::new();
+    for line in book.timeouts().rev().filter(|line| line.at < run.start) {
+        lines.push(line);
+        if told(line) {
+            break;
+        }
+    }
+    lines.extend(book.timeouts().filter(|line| within(line, run)));
+    lines
 }
 
 /// The circuits that the run's stream was attached to, with the other legs of their Conflux sets, and those
@@ -157,7 +172,7 @@ fn circuits_of<'a>(book: &'a Book, run: &RunKey, stream: Option<&StreamRecord>) 
             && began >= run.start
             && began <= run.ended
             // In a series, another run's stream may be what it was built for.
-            && (circuit.attached.is_empty() || circuit.attached.iter().any(|(_, id)| stream.is_some_and(|s| s.id == *id)))
+            && (circuit.attached.is_empty() || circuit.attached.iter().any(|attached| stream.is_some_and(|s| s.id == attached.stream)))
     };
     ids.extend(book.circuits().filter(named).map(|circuit| circuit.id));
     let sets: Vec<u64> = ids
@@ -227,15 +242,18 @@ impl Text {
             self.put(line.at, format!("{mark}{found}{}", line.text));
         }
         let id = circuit.id;
-        let own = |other: u64| stream.is_some_and(|stream| stream.id == other);
-        let attached = stream.map_or(self.start, |stream| stream.begun);
-        let used_before = circuit.attached.iter().rev().find(|(at, other)| !own(*other) && *at <= attached);
-        if let Some((at, _)) = used_before {
-            self.put(*at, format!("{mark}=used {id}"));
+        let is_own = |attached: &&Attached| stream.is_some_and(|stream| stream.id == attached.stream);
+        let own = circuit.attached.iter().find(is_own);
+        let begun = own.map_or(self.start, |own| own.at);
+        if let Some(used) = circuit.attached.iter().rev().find(|other| !is_own(other) && other.at <= begun) {
+            self.put(used.at, format!("{mark}=used {id}"));
         }
+        // What came after the next stream was attached is that one's.
+        let next = own.and_then(|own| circuit.attached.iter().find(|other| !is_own(other) && other.at >= own.at));
         let traffic = &circuit.traffic;
         if sampled {
-            for (at, sample) in &traffic.samples {
+            let until = next.map(|next| next.at);
+            for (at, sample) in traffic.samples.iter().filter(|(at, _)| until.is_none_or(|until| *at <= until)) {
                 let mut words = format!("{mark}=sample {id}");
                 let numbers = [
                     ("cwnd", sample.cwnd_cells),
@@ -252,9 +270,9 @@ impl Text {
             }
         }
         if traffic.lines > 0 {
-            let before = stream.and_then(|stream| stream.before.iter().find(|(before, ..)| *before == id));
-            let (read, written) = before.map_or((0, 0), |(_, read, written)| (*read, *written));
-            let (read, written) = (traffic.read.saturating_sub(read), traffic.written.saturating_sub(written));
+            let before = own.map_or((0, 0), |own| (own.read, own.written));
+            let after = next.map_or((traffic.read, traffic.written), |next| (next.read, next.written));
+            let (read, written) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
             let at = circuit.lines.last().map_or(self.start, |line| line.at);
             self.put(at, format!("{mark}=bytes {id} read={read} written={written}"));
         }

@@ -119,13 +119,15 @@ pub struct Circuit {
     pub hs_state: Option<String>,
     /// tor's BUILD_FLAGS.
     pub build_flags: Vec<String>,
-    /// Whether it was launched before START.
+    /// Whether it had been built before START; absent where it was not built, as far as tor has told.
     pub built_before_run: Option<bool>,
     /// When a stream of another run was last attached to it, if one was.
     pub last_used_us: Option<i64>,
     /// How it ended, if it has.
     pub end: Option<CircuitEnd>,
-    /// Bytes of cells that it carried to us since the run's stream was first attached, as far as tor has told.
+    /// Bytes of cells that it carried to us since the run's stream was first attached, as far as tor has told, and
+    /// until a stream of another run was. tor counts them once a second, so that streams which follow each other
+    /// faster on one circuit can't be told apart.
     pub bytes_read: Option<u64>,
     /// The same, from us.
     pub bytes_written: Option<u64>,
@@ -197,8 +199,9 @@ pub struct BuildTimeout {
     pub timeout_ms: u64,
     /// The quantile of the build times that it stands for (CUTOFF_QUANTILE).
     pub quantile: Option<f64>,
-    /// Whether tor was still learning it: it has not computed one since it (re)set the times.
-    pub learning: bool,
+    /// Whether tor was still learning it: it has not computed one since it (re)set the times. Absent where tor has
+    /// told neither.
+    pub learning: Option<bool>,
 }
 
 /// What tor said of one of its guards.
@@ -249,7 +252,8 @@ pub struct LooseCircuit {
     pub tor: String,
     /// The number of the control connection.
     pub connection: u64,
-    /// The wall clock when it was launched (or when perfd first heard of it); its times are relative to this.
+    /// The wall clock when perfd first heard of it, which is its launch but for those that perfd found when it came;
+    /// its times are relative to this.
     pub since: UnixMicros,
     /// The circuit.
     pub circuit: Circuit,
@@ -264,7 +268,8 @@ pub struct TorEvent {
     pub at: UnixMicros,
     /// The number of the control connection; 0 where there is none.
     pub connection: u64,
-    /// What, in a word: `started`, `exited`, `bootstrap`, `connected`, `lost`, `stuck`, `reloaded`, `drop_guards` …
+    /// What, in a word: `started`, `not_started`, `exited`, `stuck`, `bootstrap`, `connected`, `lost`, `reloaded`,
+    /// `onion_created`, `onion_uploaded`, `guards_chosen`, `dropguards`, `droptimeouts`.
     pub what: String,
     /// More of it, for people.
     pub detail: String,

@@ -31,8 +31,8 @@ pub struct CircuitRecord {
     pub id: u64,
     /// CIRC and CIRC_MINOR.
     pub lines: Vec<Line>,
-    /// The wall clock when it was launched (tor's TIME_CREATED), or else when it was first heard of.
-    pub launched: UnixMicros,
+    /// The wall clock when it was first heard of.
+    pub heard_of: UnixMicros,
     /// Its Conflux set.
     pub set: Option<Box<str>>,
     /// The SOCKS user name that it is isolated for.
@@ -49,12 +49,25 @@ pub struct CircuitRecord {
     pub path: Box<str>,
     /// Its bytes and congestion.
     pub traffic: Traffic,
-    /// Which streams were attached to it, and when: the last few.
-    pub attached: VecDeque<(Instant, u64)>,
+    /// Which streams were attached to it: the last few.
+    pub attached: VecDeque<Attached>,
     /// Whether somebody else's stream was attached to it.
     pub(super) foreign: bool,
     /// When it ended.
     pub ended: Option<Instant>,
+}
+
+/// A stream's attachment to a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// When it was told.
+    pub at: Instant,
+    /// tor's id of the stream.
+    pub stream: u64,
+    /// Bytes that the circuit had carried to us by then, as far as tor had told.
+    pub read: u64,
+    /// The same, from us.
+    pub written: u64,
 }
 
 /// What a circuit has carried.
@@ -91,16 +104,14 @@ pub struct StreamRecord {
     pub ended: Option<Instant>,
     /// The circuits that it was attached to, in order.
     pub circuits: Vec<u64>,
-    /// What the circuits concerned had carried before it: circuit, bytes to us, bytes from us.
-    pub before: Vec<(u64, u64, u64)>,
 }
 
 impl CircuitRecord {
-    pub(super) fn new(id: u64, launched: UnixMicros) -> Self {
+    pub(super) fn new(id: u64, heard_of: UnixMicros) -> Self {
         CircuitRecord {
             id,
             lines: Vec::new(),
-            launched,
+            heard_of,
             set: None,
             user: None,
             onion: None,
@@ -143,7 +154,6 @@ impl StreamRecord {
             begun: at,
             ended: None,
             circuits: Vec::new(),
-            before: Vec::new(),
         }
     }
 }

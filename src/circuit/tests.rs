@@ -245,9 +245,9 @@ fn a_run_that_tor_was_not_seen_through_is_lost_or_unseen() {
     assert_eq!(derive(&nothing(&run)).state, CircuitState::TorLost);
 
     // Connected only after START.
-    replay.book.since = run.start + Duration::from_micros(1);
+    replay.book.listening(run.start + Duration::from_micros(1), run.start_wall);
     assert_eq!(state(&replay, &run), CircuitState::TorLost);
-    replay.book.since = replay.begin;
+    replay.book.listening(replay.begin, UnixMicros(BEGIN));
 
     // Lost: what was whole by then is known.
     replay.book.lost = Some(run.ended + Duration::from_secs(1));
@@ -274,7 +274,7 @@ fn guards_and_timeouts_of_the_run_are_told() {
     let replay = replay_until(i64::MAX);
     let run = replay.run("later", 1, 1_795_338_504_600_000, 1_795_338_505_000_000);
     let data = derive(&gather(&replay.book, None, &run));
-    let expected = BuildTimeout { timeout_ms: 60_000, quantile: Some(1.0), learning: true };
+    let expected = BuildTimeout { timeout_ms: 60_000, quantile: Some(1.0), learning: Some(true) };
     assert_eq!(data.build_timeout, Some(expected));
     let words: Vec<_> = data.guard_events.iter().map(|guard| guard.status.as_str()).collect();
     assert_eq!(words, ["NEW", "NEW", "NEW", "NEW", "NEW", "NEW", "NEW", "UP", "UP"]);
@@ -290,7 +290,7 @@ fn circuits_that_failed_or_that_nobody_used_are_loose() {
     assert_eq!(forgotten, 0);
     let by_id = |id: u64| records.iter().find(|record| record.id == id);
     let failed = by_id(52).expect("a circuit to a rendezvous point, that failed");
-    let circuit = derive_loose(&loose(failed, failed.lines[0].at)).unwrap();
+    let circuit = derive_loose(&loose(failed).unwrap()).unwrap();
     let end = circuit.end.unwrap();
     assert_eq!((end.failed, end.reason.as_deref()), (true, Some("DESTROYED")));
     assert_eq!(circuit.launched_us, Some(0));
@@ -326,10 +326,101 @@ fn what_a_book_keeps_is_bounded_whatever_comes() {
     assert_eq!(circuit.traffic.read, 200_001, "every line counts");
     // All that has ended is forgotten in time.
     let late = begin + 2 * super::book::KEPT;
-    (0..50_000u64).for_each(|id| book.note(late, &format!("CIRC {id} CLOSED REASON=FINISHED")));
-    (0..50_000u64).for_each(|id| book.note(late, &format!("STREAM {id} CLOSED 0 a:80")));
+    for id in 0..50_000u64 {
+        book.note(late, &format!("CIRC {id} CLOSED REASON=FINISHED"));
+        book.note(late, &format!("STREAM {id} CLOSED 0 a:80"));
+    }
     book.note(late + 2 * super::book::KEPT, "GUARD ENTRY x UP");
     assert_eq!(book.size(), (0, 0, 0));
+}
+
+#[test]
+fn however_much_happens_to_a_stream_its_end_is_kept() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+    book.note(begin, "STREAM 1 NEW 0 a:80 SOURCE_ADDR=127.0.0.1:7 SOCKS_USERNAME=\"perfd-a\"");
+    for i in 1..500 {
+        book.note(begin + Duration::from_millis(i), "STREAM 1 XOFF_RECV 2 a:80");
+    }
+    book.note(begin + Duration::from_millis(500), "STREAM 1 CLOSED 2 a:80 REASON=DONE");
+    let run = Replay { begin, book: Book::new(1, begin, UnixMicros(0)) }.run("perfd-a", 7, BEGIN, BEGIN + 400_000);
+    let data = derive(&gather(&book, None, &run));
+    assert_eq!((data.stream[0].status.as_str(), data.stream.len()), ("NEW", 64));
+    assert_eq!(data.used_at_us(), Some(500_000));
+}
+
+#[test]
+fn whether_the_timeout_is_learned_is_what_was_told_last() {
+    let cases: [(&[&str], Option<Option<bool>>); 6] = [
+        (&[], None),
+        (&["COMPUTED"], Some(Some(false))),
+        (&["COMPUTED", "SUSPENDED", "RESUME"], Some(Some(false))),
+        (&["COMPUTED", "RESET", "SUSPENDED"], Some(Some(true))),
+        (&["SUSPENDED", "RESUME"], Some(None)),
+        (&["RESET", "COMPUTED"], Some(Some(false))),
+    ];
+    for (kinds, expected) in cases {
+        let begin = Instant::now();
+        let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+        for (i, kind) in kinds.iter().enumerate() {
+            let at = begin + Duration::from_millis(i as u64);
+            book.note(at, &format!("BUILDTIMEOUT_SET {kind} TIMEOUT_MS={i} CUTOFF_QUANTILE=0.8"));
+        }
+        let run =
+            Replay { begin, book: Book::new(1, begin, UnixMicros(0)) }.run("x", 1, BEGIN + 50_000, BEGIN + 60_000);
+        let timeout = derive(&gather(&book, None, &run)).build_timeout;
+        assert_eq!(timeout.as_ref().map(|timeout| timeout.learning), expected, "{kinds:?}");
+        assert_eq!(timeout.map(|timeout| timeout.timeout_ms), kinds.len().checked_sub(1).map(|last| last as u64));
+    }
+}
+
+#[test]
+fn a_loose_circuit_that_was_found_has_times_relative_to_when_it_was() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+    // 2.5 s before the connection.
+    book.found(begin + Duration::from_millis(500), "3 BUILT PURPOSE=GENERAL TIME_CREATED=2026-11-22T09:07:58.923468");
+    book.note(begin + Duration::from_millis(900), "CIRC 3 CLOSED REASON=FINISHED");
+    let record = book.take_loose().0.pop().unwrap();
+    assert_eq!(record.heard_of, UnixMicros(BEGIN + 500_000));
+    let circuit = derive_loose(&loose(&record).unwrap()).unwrap();
+    assert_eq!((circuit.launched_us, circuit.end.unwrap().at_us), (Some(-2_500_000), 400_000));
+}
+
+#[test]
+fn runs_that_share_a_circuit_have_their_own_bytes() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+    let at = |ms| begin + Duration::from_millis(ms);
+    book.note(at(0), "CIRC 5 BUILT PURPOSE=GENERAL");
+    for (stream, from) in [(1, 100), (2, 1200), (3, 2300)] {
+        let words = format!("a:80 SOURCE_ADDR=127.0.0.1:{stream} SOCKS_USERNAME=\"perfd-a\"");
+        book.note(at(from), &format!("STREAM {stream} NEW 0 {words}"));
+        book.note(at(from + 1), &format!("STREAM {stream} SENTCONNECT 5 {words}"));
+        book.note(at(from + 50), &format!("STREAM {stream} CLOSED 5 {words}"));
+        book.note(at(from + 900), &format!("CIRC_BW ID=5 READ={} WRITTEN={stream} CWND={stream}", 1000 * stream));
+    }
+    let replay = Replay { begin, book: Book::new(1, begin, UnixMicros(0)) };
+    for (stream, from) in [(1u16, 100), (2, 1200), (3, 2300)] {
+        let key = replay.run("perfd-a", stream, BEGIN + from * 1000, BEGIN + (from + 50) * 1000);
+        let data = derive(&gather(&book, None, &RunKey { upload: true, ..key }));
+        let circuit = data.circuit.unwrap();
+        assert_eq!(circuit.bytes_read, Some(1000 * u64::from(stream)), "stream {stream}");
+        assert_eq!(circuit.last_used_us.is_some(), stream > 1);
+        let windows: Vec<_> = data.congestion.unwrap().samples.iter().map(|sample| sample.cwnd_cells).collect();
+        assert_eq!(windows, [Some(u64::from(stream))]);
+    }
+}
+
+#[test]
+fn a_circuit_that_changes_its_set_leaves_the_old_one() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(0));
+    for i in 0..20_000 {
+        book.note(begin, &format!("CIRC 1 BUILT PURPOSE=CONFLUX_LINKED CONFLUX_ID={i}"));
+    }
+    assert_eq!(book.size(), (1, 0, 64));
+    assert_eq!((book.set("19999"), book.set("1")), (&[1][..], &[][..]));
 }
 
 #[test]
@@ -377,7 +468,7 @@ proptest! {
         let data = derive(&evidence);
         let json = serde_json::to_string(&data).unwrap();
         prop_assert_eq!(serde_json::from_str::<CircuitData>(&json).unwrap(), data);
-        book.take_loose().0.iter().for_each(|record| drop(derive_loose(&loose(record, begin))));
+        book.take_loose().0.iter().for_each(|record| drop(loose(record).map(|evidence| derive_loose(&evidence))));
     }
 
     #[test]

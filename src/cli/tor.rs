@@ -181,7 +181,7 @@ fn relay(relay: &Relay) -> String {
 
 fn build_timeout(timeout: &BuildTimeout) -> String {
     let quantile = timeout.quantile.map_or(String::new(), |quantile| format!(", quantile {quantile}"));
-    let learning = if timeout.learning { ", still learning" } else { "" };
+    let learning = if timeout.learning == Some(true) { ", still learning" } else { "" };
     format!("{} ms{quantile}{learning}", timeout.timeout_ms)
 }
 
@@ -245,7 +245,7 @@ mod tests {
             bootstrap: Some(Bootstrap { percent: 100, tag, summary, since: at }),
             transport: Some("obfs4".to_owned()),
             guards: ["$AA~gone down", "$BB~relay1 up", "$CC~relay2 up"].map(str::to_owned).to_vec(),
-            build_timeout: Some(BuildTimeout { timeout_ms: 1500, quantile: Some(0.8), learning: true }),
+            build_timeout: Some(BuildTimeout { timeout_ms: 1500, quantile: Some(0.8), learning: Some(true) }),
             onion: Some(OnionStatus { address: "abc".to_owned(), published: true, created: at, uploaded: Some(at) }),
             circuits: vec![circuit(5, "GENERAL"), circuit(7, "CONFLUX_LINKED"), circuit(8, "GENERAL")],
             other_circuits: 2,

@@ -33,7 +33,9 @@ impl Finished {
     pub(super) fn stored(self, experiment: &str) {
         log_run(experiment, &self.result);
         let Some(key) = self.key else { return };
-        let following = Following { run: self.result.measurement.id, key, service: self.route.service() };
+        let stream_known = self.result.circuit.is_some_and(|(data, _)| data.stream_id.is_some());
+        let (run, service) = (self.result.measurement.id, self.route.service());
+        let following = Following { run, key, service, stream_known };
         if !self.route.tor.follow(following) {
             warn!(tor = self.route.tor.name(), "too much waits for what tor tells; a result is not completed");
         }

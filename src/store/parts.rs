@@ -38,7 +38,7 @@ pub(super) fn put_circuit(conn: &Connection, id: &RunId, data: &CircuitData, evi
         data.conflux.is_some(),
         timeout.and_then(|timeout| fitting(timeout.timeout_ms)),
         timeout.and_then(|timeout| timeout.quantile),
-        timeout.map(|timeout| timeout.learning),
+        timeout.and_then(|timeout| timeout.learning),
         body_text(data)?,
     ])?;
     let text = bounded(&evidence.0);

@@ -38,7 +38,7 @@ pub fn example_circuit() -> CircuitData {
         circuit: Some(circuit),
         conflux: None,
         onion: None,
-        build_timeout: Some(BuildTimeout { timeout_ms: 1_500, quantile: Some(0.8), learning: false }),
+        build_timeout: Some(BuildTimeout { timeout_ms: 1_500, quantile: Some(0.8), learning: Some(false) }),
         guard: Some(relay(1)),
         guard_events: Vec::new(),
         congestion: None,
@@ -107,11 +107,8 @@ pub fn circuit_data() -> BoxedStrategy<CircuitData> {
     let conflux = (name(), vec(circuit(), 0..3)).prop_map(|(id, legs)| Conflux { id, legs });
     // Decimals that every reader of JSON gives back as they are.
     let quantile = option::of((0u32..=1000).prop_map(|thousandth| f64::from(thousandth) / 1000.0));
-    let timeout = (any::<u64>(), quantile, any::<bool>()).prop_map(|(timeout_ms, quantile, learning)| BuildTimeout {
-        timeout_ms,
-        quantile,
-        learning,
-    });
+    let timeout = (any::<u64>(), quantile, any::<Option<bool>>())
+        .prop_map(|(timeout_ms, quantile, learning)| BuildTimeout { timeout_ms, quantile, learning });
     let guard_event =
         (offset(), any_relay(), name()).prop_map(|(at_us, relay, status)| GuardEvent { at_us, relay, status });
     let about = (state, any::<u64>(), option::of(name()), any::<Option<u64>>());

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Tor;
+use crate::circuit::book::KEPT;
 use crate::circuit::evidence::{RunKey, loose};
 use crate::circuit::{LooseCircuit, derive, derive_loose};
 use crate::measurement::RunId;
@@ -32,6 +33,8 @@ pub struct Following {
     pub key: RunKey,
     /// The tor that publishes the onion service that it went to.
     pub service: Option<Tor>,
+    /// Whether its stream was known when it was stored.
+    pub stream_known: bool,
 }
 
 /// Works until `shutdown`, and then brings the rest to the store.
@@ -42,7 +45,8 @@ pub(super) async fn keep(
     shutdown: &CancellationToken,
 ) {
     let mut waiting: VecDeque<(Instant, Following)> = VecDeque::new();
-    let mut loose_due = Instant::now();
+    // Since what was last stored, and whether there is more.
+    let (mut rest_due, mut rest) = (Instant::now(), false);
     loop {
         let first_due = waiting.front().map(|(due, _)| *due);
         tokio::select! {
@@ -56,8 +60,9 @@ pub(super) async fn keep(
                     complete(tor, store, following).await;
                 }
             }
-            () = async { tor.0.to_store.notified().await; sleep_until(loose_due).await } => {
-                loose_due = Instant::now() + PAUSE;
+            () = tor.0.to_store.notified(), if !rest => rest = true,
+            () = sleep_until(rest_due), if rest => {
+                (rest_due, rest) = (Instant::now() + PAUSE, false);
                 store_the_rest(tor, store).await;
             }
         }
@@ -72,9 +77,17 @@ pub(super) async fn keep(
     store_the_rest(tor, store).await;
 }
 
-async fn complete(tor: &Tor, store: &Store, Following { run, key, service }: Following) {
+async fn complete(tor: &Tor, store: &Store, following: Following) {
+    let Following { run, key, service, stream_known } = following;
+    // Where the store was waited for, tor's lines may be forgotten by now: what was stored says more.
+    if key.ended.elapsed() > KEPT / 2 {
+        return;
+    }
     let Some(evidence) = tor.gather(service.as_ref(), &key) else { return };
     let data = derive(&evidence);
+    if stream_known && data.stream_id.is_none() {
+        return;
+    }
     match store.complete_run(&run, data, evidence).await {
         Ok(Some(revision)) => debug!(tor = tor.name(), %run, revision, "completed with what tor told later"),
         // Nothing came to it.
@@ -96,8 +109,8 @@ async fn store_the_rest(tor: &Tor, store: &Store) {
     let circuits: Vec<LooseCircuit> = circuits
         .into_iter()
         .filter_map(|(connection, record)| {
-            let circuit = derive_loose(&loose(&record, record.lines.first()?.at))?;
-            Some(LooseCircuit { tor: tor.name().to_owned(), connection, since: record.launched, circuit })
+            let circuit = derive_loose(&loose(&record)?)?;
+            Some(LooseCircuit { tor: tor.name().to_owned(), connection, since: record.heard_of, circuit })
         })
         .collect();
     if !circuits.is_empty()

@@ -63,6 +63,8 @@ struct Shared {
     followed: Mutex<Option<mpsc::Receiver<Following>>>,
     /// Counts requests to read the torrc anew.
     reloads: watch::Sender<u64>,
+    /// Told when that was done.
+    reloaded: Notify,
 }
 
 impl Tor {
@@ -79,6 +81,7 @@ impl Tor {
             following,
             followed: Mutex::new(Some(followed)),
             reloads: watch::Sender::new(0),
+            reloaded: Notify::new(),
         }))
     }
 

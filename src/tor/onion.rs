@@ -39,19 +39,27 @@ pub(super) enum KeyError {
 /// The key (`ED25519-V3:…`), if there is one.
 pub(super) fn load(path: &Path) -> Result<Option<String>, KeyError> {
     let unreadable = |error| KeyError::Unreadable { path: path.to_owned(), error };
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let mode = match fs::metadata(path) {
+        Ok(found) => found.mode() & 0o7777,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error)),
     };
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(KeyError::Open { path: path.to_owned(), mode });
     }
-    let mut text = String::new();
-    file.take(LONGEST_KEY).read_to_string(&mut text).map_err(unreadable)?;
+    let text = read_small(path).map_err(unreadable)?;
     let key = text.trim();
     if is_key(key) { Ok(Some(key.to_owned())) } else { Err(KeyError::NoKey(path.to_owned())) }
+}
+
+/// Reads a file that holds a line: a plain one, as reading from a pipe might never end.
+pub(super) fn read_small(path: &Path) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST_KEY).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Keeps a new key, before anybody relies on its address.

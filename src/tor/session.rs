@@ -88,44 +88,30 @@ fn hear(tor: &Tor, at: Instant, line: &[u8]) {
     let line = String::from_utf8_lossy(line);
     let mut state = tor.state();
     let Some(book) = state.books.back_mut().filter(|book| book.lost.is_none()) else { return };
-    book.note(at, &line);
-    // The other events are looked at by their first letters alone, as nearly all are CIRC_BW.
-    match line.as_bytes() {
-        [b'S', b'T', b'R', b'E', b'A', b'M', b' ', ..] => {
-            drop(state);
-            tor.0.news.notify_waiters();
-        }
-        [b'C', b'I', b'R', b'C', b' ', ..] => {
-            drop(state);
-            tor.0.to_store.notify_one();
-        }
-        [b'S', b'T', b'A', ..] => {
-            if let Event::StatusClient(status) = event::parse(&line)
-                && let Some(bootstrap) = bootstrap(&status)
-            {
+    match book.note(at, &line) {
+        Event::CircuitBandwidth(_) => {}
+        Event::Stream(_) => tor.0.news.notify_waiters(),
+        Event::Circuit(_) => tor.0.to_store.notify_one(),
+        Event::Guard(_) => tor.0.guards_changed.notify_one(),
+        Event::StatusClient(status) => {
+            if let Some(bootstrap) = bootstrap(&status) {
                 drop(state);
                 note_bootstrap(tor, bootstrap);
             }
         }
-        [b'H', b'S', ..] => {
-            if let Event::Descriptor(descriptor) = event::parse(&line)
-                && descriptor.action == "UPLOADED"
-                && let Some(onion) = &mut state.onion
-                && onion.address == descriptor.address
+        Event::Descriptor(descriptor) if descriptor.action == "UPLOADED" => {
+            let address = descriptor.address;
+            if let Some(onion) = state.onion.as_mut().filter(|onion| onion.address == address)
                 && !std::mem::replace(&mut onion.published, true)
             {
                 onion.uploaded = Some(UnixMicros::now());
-                let detail = format!("{}.onion: the first directory has its descriptor", onion.address);
                 drop(state);
+                let detail = format!("{address}.onion: the first directory has its descriptor");
                 info!(tor = tor.name(), "{detail}");
                 tor.record("onion_uploaded", detail);
             }
         }
-        [b'G', b'U', ..] => {
-            drop(state);
-            tor.0.guards_changed.notify_one();
-        }
-        _ => {}
+        Event::Descriptor(_) | Event::BuildTimeout(_) | Event::Other(_) => {}
     }
 }
 
@@ -205,7 +191,7 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     {
         let mut state = tor.state();
         if let Some(book) = state.books.back_mut() {
-            book.since = Instant::now();
+            book.listening(Instant::now(), UnixMicros::now());
             book.version = Some(version.to_string());
         }
     }
@@ -322,13 +308,14 @@ fn note_onion(tor: &Tor, address: String) {
 /// Keeps the guards to those of a set chosen by their bandwidth.
 async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Result<(), SessionError> {
     let mut present = BTreeSet::new();
+    let mut reloaded = false;
     loop {
         until_ready(tor).await;
         let consensus = get_info_within(commands, "ns/all", CONSENSUS_DEADLINE).await?;
         let chosen = choose(candidates(&consensus), set, &present);
         if chosen.is_empty() {
             warn!(tor = tor.name(), "the consensus has no guard with a bandwidth; none is chosen");
-        } else if chosen != present {
+        } else if chosen != present || reloaded {
             let nodes: Vec<String> = chosen.iter().map(|fingerprint| format!("${fingerprint}")).collect();
             commands.ask(&format!("SETCONF EntryNodes=\"{}\"", nodes.join(","))).await?;
             // Those sampled before would go on being used.
@@ -338,7 +325,11 @@ async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Resul
             tor.record("guards_chosen", detail);
             present = chosen;
         }
-        sleep(CHOICE).await;
+        reloaded = tokio::select! {
+            () = sleep(CHOICE) => false,
+            // tor went back to its torrc, in which they are not.
+            () = tor.0.reloaded.notified() => true,
+        };
     }
 }
 
@@ -370,15 +361,16 @@ async fn on_schedule(tor: &Tor, commands: &Commands, command: &'static str, ever
     }
 }
 
-/// Reads the torrc anew when it is asked for.
+/// Reads the torrc anew when it is asked for, also where that was while the connection came about.
 async fn reloads(tor: &Tor, commands: &Commands, started: Option<&StartedTor>) -> SessionError {
+    let Some(started) = started else { return std::future::pending().await };
     let mut asked = tor.0.reloads.subscribe();
-    asked.mark_unchanged();
     loop {
-        if asked.changed().await.is_err() {
+        let done = tor.state().reloads_done;
+        let Ok(count) = asked.wait_for(|count| *count != done).await.map(|count| *count) else {
             return std::future::pending().await;
-        }
-        let Some(started) = started else { continue };
+        };
+        tor.state().reloads_done = count;
         let target = tor.0.onion.as_ref().map(|plan| plan.target);
         match super::process::rewrite(started, target) {
             Ok(transport) => tor.state().transport = transport,
@@ -391,6 +383,7 @@ async fn reloads(tor: &Tor, commands: &Commands, started: Option<&StartedTor>) -
             Ok(_) => {
                 info!(tor = tor.name(), "reloaded");
                 tor.record("reloaded", "");
+                tor.0.reloaded.notify_one();
             }
             Err(error @ ControlError::Refused { .. }) => warn!(tor = tor.name(), "not reloaded: {error}"),
             Err(error) => return error.into(),

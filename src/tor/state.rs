@@ -15,6 +15,9 @@ use crate::config::{self, TorRun};
 /// The books of so many connections are kept: a run may have begun under the last but one.
 const BOOKS: usize = 3;
 
+/// And so many circuits of connections that ended long ago.
+const MOST_LOOSE: usize = 1024;
+
 /// So many events wait for the store at most; the oldest are forgotten.
 const MOST_EVENTS: usize = 1024;
 
@@ -116,7 +119,11 @@ pub(super) struct State {
     connections: u64,
     events: VecDeque<TorEvent>,
     /// Circuits of books that were dropped, on their way to the store.
-    loose: Vec<(u64, CircuitRecord)>,
+    loose: VecDeque<(u64, CircuitRecord)>,
+    /// How many of them were forgotten, as there were too many.
+    forgotten: u64,
+    /// How many requests to read the torrc anew have been carried out; or were there when it was written.
+    pub reloads_done: u64,
 }
 
 impl State {
@@ -135,14 +142,16 @@ impl State {
             connected_since: None,
             connections: 0,
             events: VecDeque::new(),
-            loose: Vec::new(),
+            loose: VecDeque::new(),
+            forgotten: 0,
+            reloads_done: 0,
         }
     }
 
     /// The book that was open at this moment; else the first one that was opened later.
     pub(super) fn book_at(&self, moment: Instant) -> Option<&Book> {
-        let open = |book: &&Book| book.since <= moment && book.lost.is_none_or(|lost| lost >= moment);
-        self.books.iter().find(open).or_else(|| self.books.iter().find(|book| book.since > moment))
+        let open = |book: &&Book| book.since() <= moment && book.lost.is_none_or(|lost| lost >= moment);
+        self.books.iter().find(open).or_else(|| self.books.iter().find(|book| book.since() > moment))
     }
 
     /// Whether it is ready, as far as tor has told.
@@ -159,8 +168,15 @@ impl State {
         if self.books.len() >= BOOKS
             && let Some(mut dropped) = self.books.pop_front()
         {
-            let connection = dropped.connection;
-            self.loose.extend(dropped.take_loose().0.into_iter().map(|circuit| (connection, circuit)));
+            let (circuits, forgotten) = dropped.take_loose();
+            self.forgotten += forgotten;
+            for circuit in circuits {
+                if self.loose.len() >= MOST_LOOSE {
+                    self.loose.pop_front();
+                    self.forgotten += 1;
+                }
+                self.loose.push_back((dropped.connection, circuit));
+            }
         }
         self.books.push_back(book);
     }
@@ -178,8 +194,8 @@ impl State {
 
     /// Loose circuits with the numbers of their connections, and how many were forgotten.
     pub(super) fn take_loose(&mut self) -> (Vec<(u64, CircuitRecord)>, u64) {
-        let mut all = std::mem::take(&mut self.loose);
-        let mut forgotten = 0;
+        let mut all: Vec<_> = self.loose.drain(..).collect();
+        let mut forgotten = std::mem::take(&mut self.forgotten);
         for book in &mut self.books {
             let (circuits, more) = book.take_loose();
             all.extend(circuits.into_iter().map(|circuit| (book.connection, circuit)));

@@ -63,7 +63,7 @@ async fn keep_connected(tor: &Tor, control: &Control) -> Infallible {
 pub(super) fn password(control: &Control) -> Result<Option<String>, SessionError> {
     let Some(file) = &control.password_file else { return Ok(None) };
     let unreadable = |error| SessionError::Password { file: file.display().to_string(), error };
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let text = super::onion::read_small(file).map_err(unreadable)?;
     Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
 }
 
@@ -73,6 +73,7 @@ async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationTo
     let target = tor.0.onion.as_ref().map(|plan| plan.target);
     while !shutdown.is_cancelled() {
         let begun = Instant::now();
+        tor.state().reloads_done = *tor.0.reloads.borrow();
         match Process::start(started, tor.name(), target) {
             Ok(process) => run_once(tor, started, process, shutdown).await,
             Err(error) => {

@@ -70,7 +70,7 @@ fn put_circuit(sheet: &mut Sheet, data: &CircuitData, circuit: &Circuit) {
     }
     if let Some(timeout) = &data.build_timeout {
         let quantile = timeout.quantile.map_or(String::new(), |quantile| format!(", quantile {quantile}"));
-        let learning = if timeout.learning { ", still learning" } else { "" };
+        let learning = if timeout.learning == Some(true) { ", still learning" } else { "" };
         sheet.line(format!("  build timeout {} ms{quantile}{learning}", timeout.timeout_ms));
     }
     if let Some(end) = &circuit.end {

@@ -47,7 +47,7 @@ fn failed() -> ResultRow {
     data.stream.truncate(2);
     data.stream.extend([detached, event(181_000, "SENTCONNECT", Some(19), None), failed]);
     data.circuit.as_mut().unwrap().path[2].built_after_us = None;
-    data.build_timeout.as_mut().unwrap().learning = true;
+    data.build_timeout.as_mut().unwrap().learning = Some(true);
     let mut row = run(Some(data));
     let run = &mut row.measurement;
     run.curve.clear();
