@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, UnixMicros};
-use crate::config::{Config, Experiment};
+use crate::config::{Config, Experiment, ServerOf};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
@@ -139,12 +139,10 @@ pub async fn run(
         Ok(())
     });
 
-    for experiment in experimenters.iter().filter(|experimenter| experimenter.has_nowhere_to_go()) {
-        warn!(
-            experiment = experiment.experiment.name,
-            "no public host is configured, and no tor that could publish an onion service: every slot is skipped; \
-             set host in the section [public], or control in [[tor]]"
-        );
+    for experiment in &config.experiments {
+        if let Some(fault) = config.fault_of_experiment(experiment) {
+            warn!(experiment = experiment.name, "every slot is skipped: {fault}");
+        }
     }
     drop(means);
     let mut outcome = tokio::select! {
@@ -233,10 +231,10 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
 fn experimenters(config: &Config, tors: &Tors, means: &Means) -> Result<Vec<Experimenter>> {
     let tor = |name: &str| tors.get(name).cloned().with_context(|| format!("there is no tor {name}"));
     let route = |experiment: &Experiment, name: &String| {
-        let server = match (config.publisher(experiment, name), &config.public) {
-            (Some(publisher), _) => Server::Onion(tor(publisher)?),
-            (None, Some(public)) => Server::Public(public.clone()),
-            (None, None) => Server::Nowhere,
+        let server = match config.server_of(experiment, name) {
+            ServerOf::Onion(publisher) => Server::Onion(tor(publisher)?),
+            ServerOf::Public(public) => Server::Public(public.clone()),
+            ServerOf::Nowhere => Server::Nowhere,
         };
         Ok(Route { tor: tor(name)?, server })
     };

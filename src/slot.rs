@@ -94,7 +94,7 @@ impl SlotState {
     }
 }
 
-/// Why a slot was skipped or aborted.
+/// Why a slot was skipped or aborted, or done in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlotReason {
@@ -110,9 +110,9 @@ pub enum SlotReason {
     Died,
     /// Aborted: it was measured, and the store refused the result, which is in the log alone.
     ResultRefused,
-    /// Skipped: the tor that perfd starts for it was not up.
+    /// Skipped, wholly or for one of its tors: the tor that perfd starts for it was not ready.
     TorDown,
-    /// Skipped: the onion service to measure was not published.
+    /// Skipped, wholly or for one of its tors: the onion service to measure was not published.
     OnionUnpublished,
 }
 
@@ -153,7 +153,7 @@ pub struct SlotRow {
     pub count: u64,
     /// What became of it.
     pub state: SlotState,
-    /// Why, where it was skipped or aborted.
+    /// Why, where it was skipped or aborted; of one that was done, why not through all of its tors.
     pub reason: Option<SlotReason>,
     /// When it was begun (jitter and lateness included); absent where it never was.
     pub started: Option<UnixMicros>,

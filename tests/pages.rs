@@ -50,7 +50,8 @@ async fn health_tells_what_an_operator_should_look_at() {
     let server = Server::start(config("")).await;
     let health = server.get("/health").await.json();
     assert_eq!((&health["status"], &health["source"]), (&json!("warning"), &json!("test")));
-    assert!(health["problems"][0].as_str().unwrap().starts_with("no public host is configured"));
+    let problem = health["problems"][0].as_str().unwrap();
+    assert!(problem.contains("can't measure: no public host is configured; set host in"), "{problem}");
 
     let server = Server::start(with_public_address()).await;
     let health = server.get("/health").await.json();

@@ -13,7 +13,7 @@ use tokio_socks::tcp::Socks5Stream;
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE};
 use super::output;
-use crate::config::{Config, Experiment, PublicAddress, ServerChoice, Tor, TorRun};
+use crate::config::{Config, Experiment, PublicAddress, ServerChoice, ServerOf, Tor, TorRun};
 use crate::measurement::RunId;
 use crate::payload::Secret;
 use crate::privileges::Identity;
@@ -63,31 +63,15 @@ pub fn run(args: CheckArgs) -> Result<(), Exit> {
 struct Route<'a> {
     experiment: &'a Experiment,
     tor: &'a Tor,
-    server: Server<'a>,
-}
-
-/// Where it leads to.
-enum Server<'a> {
-    Public(&'a PublicAddress),
-    /// The onion service that this tor publishes.
-    Onion(&'a Tor),
-    Nowhere,
+    server: ServerOf<'a>,
 }
 
 /// All routes of the configuration.
 fn routes(config: &Config) -> Vec<Route<'_>> {
-    let tor = |name: &str| config.tors.iter().find(|tor| tor.name == name);
     let mut routes = Vec::new();
     for experiment in &config.experiments {
-        for name in &experiment.tors {
-            let Some(through) = tor(name) else { continue };
-            let server = match (config.publisher(experiment, name).and_then(tor), &config.public) {
-                (Some(publisher), _) => Server::Onion(publisher),
-                (None, Some(public)) => Server::Public(public),
-                (None, None) => Server::Nowhere,
-            };
-            routes.push(Route { experiment, tor: through, server });
-        }
+        let tors = config.tors.iter().filter(|tor| experiment.tors.contains(&tor.name));
+        routes.extend(tors.map(|tor| Route { experiment, tor, server: config.server_of(experiment, &tor.name) }));
     }
     routes
 }
@@ -99,30 +83,24 @@ impl Route<'_> {
         let auto = self.experiment.server == ServerChoice::Auto && config.public.is_none();
         let no_public = if auto { "no public host is configured: " } else { "" };
         match self.server {
-            Server::Public(public) => {
+            ServerOf::Public(public) => {
                 format!("experiment {experiment}: through tor \"{tor}\" to {} by an exit", url(public))
             }
-            Server::Onion(publisher) => {
-                let single = matches!(&publisher.run, TorRun::Started(started) if started.single_hop);
+            ServerOf::Onion(publisher) => {
+                let is_single = |tor: &&Tor| matches!(&tor.run, TorRun::Started(started) if started.single_hop);
+                let single = config.tors.iter().filter(|tor| tor.name == publisher).any(|tor| is_single(&tor));
                 let hops = match single {
                     true => "a single-hop one: that is rendezvous circuits of 4 hops, not exits",
                     false => "that is rendezvous circuits of 6 hops, not exits",
                 };
                 format!(
                     "experiment {experiment}: {no_public}through tor \"{tor}\" it measures perfd's own onion service, \
-                     published by tor \"{}\", {hops}",
-                    publisher.name
+                     published by tor \"{publisher}\", {hops}"
                 )
             }
-            Server::Nowhere => {
-                let onion = match self.experiment.server {
-                    ServerChoice::Exit => "server = \"auto\" or \"onion\" in the experiment",
-                    ServerChoice::Auto | ServerChoice::Onion => "control in the section [[tor]], for an onion service",
-                };
-                format!(
-                    "experiment {experiment}: can't measure through tor \"{tor}\": no public host is configured; set host \
-                     in the section [public], or {onion}"
-                )
+            ServerOf::Nowhere => {
+                let fault = config.fault_of_experiment(self.experiment).unwrap_or_default();
+                format!("experiment {experiment}: can't measure through tor \"{tor}\": {fault}")
             }
         }
     }
@@ -131,11 +109,11 @@ impl Route<'_> {
 /// Asks through each tor, and each control port.
 fn online(config: &Config) -> Result<(), Exit> {
     let routes = routes(config);
-    if routes.iter().all(|route| matches!(route.server, Server::Nowhere)) {
+    if routes.iter().all(|route| route.server == ServerOf::Nowhere) {
         return Err(anyhow!("there is no public address to ask, and no onion service could be published"))
             .or_exit(CONFIG);
     }
-    let by_exit = |tor: &Tor| routes.iter().any(|r| r.tor.name == tor.name && matches!(r.server, Server::Public(_)));
+    let by_exit = |tor: &Tor| routes.iter().any(|r| r.tor.name == tor.name && matches!(r.server, ServerOf::Public(_)));
     let instance = match Secret::load(config.state_directory()) {
         Ok(secret) => Some(secret.instance_name()),
         Err(error) => {

@@ -25,8 +25,9 @@ use serde::Serialize;
 
 use crate::measurement::Kind;
 pub use error::{ConfigError, Problem};
+pub use onion::ServerOf;
 pub use sections::KEYS;
-pub use torrc_line::{fault_of_torrc_line, fits_a_torrc};
+pub use torrc_line::{against_chosen_guards, fault_of_torrc_line, fits_a_torrc};
 
 /// Everything that the configuration file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

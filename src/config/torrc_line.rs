@@ -52,10 +52,11 @@ pub fn fits_a_torrc(path: &str) -> bool {
     !path.contains(|c: char| c.is_control() || matches!(c, '"' | '\\' | '#')) && path.trim() == path
 }
 
-/// Whether a line sets this option, by its whole name.
-pub(super) fn sets(line: &str, option: &str) -> bool {
-    let keyword = line.trim_matches([' ', '\t']).split([' ', '\t', '#']).next();
-    keyword.is_some_and(|keyword| keyword.eq_ignore_ascii_case(option))
+/// The option that a line sets, or may set, against guards that perfd chooses.
+pub fn against_chosen_guards(line: &str) -> Option<&'static str> {
+    let keyword =
+        line.trim_matches([' ', '\t']).split([' ', '\t', '#']).next().filter(|keyword| !keyword.is_empty())?;
+    ["EntryNodes", "UseEntryGuards", "UseBridges"].into_iter().find(|option| begins_with(option, keyword))
 }
 
 fn begins_with(name: &str, start: &str) -> bool {

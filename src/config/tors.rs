@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::quote::quoted;
 use super::sections::{LONGEST_EVERY, file_path, name};
-use super::torrc_line::{fault_of_torrc_line, fits_a_torrc, sets};
+use super::torrc_line::{against_chosen_guards, fault_of_torrc_line, fits_a_torrc};
 use super::walk::{Entry, Section};
 use super::{Control, ControlAddress, GuardChoice, GuardSet, StartedTor, Tor, TorRun};
 use crate::gate;
@@ -175,9 +175,8 @@ fn guards(section: &Section, torrc: &[String]) -> Option<Option<GuardSet>> {
         let remedy = "write guards = \"slowest\", \"fastest\" or \"random\" too";
         return section.wrong("guard_count", format_args!("is of no use without guards; {remedy}"));
     }
-    let contrary = ["EntryNodes", "UseEntryGuards", "UseBridges"];
     if section.has("guards")
-        && let Some(option) = contrary.into_iter().find(|option| torrc.iter().any(|line| sets(line, option)))
+        && let Some(option) = torrc.iter().find_map(|line| against_chosen_guards(line))
     {
         return section.wrong("guards", format_args!("goes against {option} in torrc; keep one of the two"));
     }

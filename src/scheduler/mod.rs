@@ -168,7 +168,7 @@ impl Experimenter {
         if shutdown.is_cancelled() {
             return Ok(None);
         }
-        let routes = match self.ready_routes() {
+        let (routes, left_out) = match self.ready_routes() {
             Ok(routes) => routes,
             Err(reason) => {
                 let (begun, since) = (clock.now(), Instant::now());
@@ -199,7 +199,7 @@ impl Experimenter {
         let measuring = since.elapsed();
         board.report(name, Doing::Storing, None);
         let (state, reason) = match whole {
-            true => (SlotState::Done, None),
+            true => (SlotState::Done, left_out),
             false => (SlotState::Aborted, Some(SlotReason::Shutdown)),
         };
         let result = last.iter().map(|run| run.result.clone()).collect();

@@ -68,14 +68,9 @@ impl Route {
 }
 
 impl Experimenter {
-    /// Whether it can't measure, whatever happens: there is no server that any of its tors could reach.
-    pub fn has_nowhere_to_go(&self) -> bool {
-        self.routes.iter().all(|route| matches!(route.server, Server::Nowhere))
-    }
-
-    /// The routes that are open now, in an order drawn anew: where tors are compared, none is always first.
-    /// If none is, the reason why the first one is not.
-    pub(super) fn ready_routes(&self) -> Result<Vec<Ready>, SlotReason> {
+    /// The routes that are open now, in an order drawn anew: where tors are compared, none is always first; and
+    /// why the others are not, if there are any. If none is open, the reason why.
+    pub(super) fn ready_routes(&self) -> Result<(Vec<Ready>, Option<SlotReason>), SlotReason> {
         let mut ready = Vec::new();
         let mut reason = None;
         for route in &self.routes {
@@ -90,6 +85,6 @@ impl Experimenter {
             return Err(reason.unwrap_or(SlotReason::TorDown));
         }
         ready.shuffle(&mut rand::rng());
-        Ok(ready)
+        Ok((ready, reason))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::config::{StartedTor, fault_of_torrc_line, fits_a_torrc};
+use crate::config::{StartedTor, against_chosen_guards, fault_of_torrc_line, fits_a_torrc};
 use crate::gate::Network;
 use crate::testnet::torrc::private_network;
 
@@ -79,7 +79,11 @@ pub fn torrc(
         text.push('\n');
     }
     for (i, line) in file.lines().enumerate() {
-        if let Some(fault) = fault_of_torrc_line(line, private) {
+        let goes_against = || {
+            let option = against_chosen_guards(line).filter(|_| tor.guards.is_some())?;
+            Some(format!("sets {option}, which goes against guards in the configuration; keep one of the two"))
+        };
+        if let Some(fault) = fault_of_torrc_line(line, private).or_else(goes_against) {
             let file = tor.torrc_file.clone().unwrap_or_default();
             return Err(TorrcError::Line { file, line: i + 1, fault });
         }
@@ -170,6 +174,19 @@ mod tests {
         assert!(!text.contains("Authority") && !text.contains("Testing") && text.ends_with("\nUseEntryGuards 0\n"));
         assert!(gate::check(&text).is_err());
         assert_eq!(network_of(&public), Network::Public);
+    }
+
+    #[test]
+    fn guards_that_perfd_chooses_are_not_chosen_in_the_file_as_well() {
+        use crate::config::{GuardChoice, GuardSet};
+        let guards = Some(GuardSet { choice: GuardChoice::Slowest, count: 3 });
+        let chosen = StartedTor { guards, torrc: Vec::new(), ..tor() };
+        let fault = torrc(&chosen, Path::new("/d"), 42, "# mine\nEntryNodes $AB", None).unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "/etc/extra:2: sets EntryNodes, which goes against guards in the configuration; keep one of the two"
+        );
+        assert!(torrc(&tor(), Path::new("/d"), 42, "EntryNodes $AB", None).is_ok());
     }
 
     #[test]

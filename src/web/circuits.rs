@@ -1,14 +1,11 @@
 //! `/circuits.json`: what the tors did beside the runs, and `/pairs.json`: how tors compare.
 
-use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, Response, header};
 use serde::Serialize;
 
-use super::Shared;
-use super::error::ApiError;
 use super::query::{CircuitsQuery, PairsQuery};
 use super::results::{Answer, Caller, place};
+use super::{Shared, json};
 use crate::clock::UnixMicros;
 use crate::export::circuits::CircuitJson;
 use crate::export::pairs::{Comparison, compare};
@@ -36,7 +33,7 @@ pub async fn circuits(State(shared): State<Shared>, peer: Caller, RawQuery(query
     let mut found = shared.store.reader().circuits_between(since, until, query.limit + 1).await?;
     let more = found.len() > query.limit;
     found.truncate(query.limit);
-    answer(&CircuitsJson { circuits: found.into_iter().map(CircuitJson::from).collect(), more })
+    json(&CircuitsJson { circuits: found.into_iter().map(CircuitJson::from).collect(), more })
 }
 
 /// `GET /pairs.json`: the paired comparison of the tors of one experiment.
@@ -45,16 +42,5 @@ pub async fn pairs(State(shared): State<Shared>, peer: Caller, RawQuery(query): 
     let _place = place(&shared, peer)?;
     let found = shared.store.reader().pairs(&query.experiment, query.since, query.until).await?;
     let comparisons = compare(&found.rows);
-    answer(&PairsJson { experiment: query.experiment, not_looked_at_until: found.cut, comparisons })
-}
-
-fn answer(body: &impl Serialize) -> Answer {
-    let text = serde_json::to_string(body).map_err(|error| {
-        ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("the answer can't be written: {error}"))
-    })?;
-    let mut response = Response::new(Body::from(text + "\n"));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
+    json(&PairsJson { experiment: query.experiment, not_looked_at_until: found.cut, comparisons })
 }

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::Shared;
+use super::error::ApiError;
 use crate::clock::UnixMicros;
 use crate::scheduler::Doing;
 use crate::store::{ExperimentSummary, SlotCounts, StoreError, StoreHealth};
@@ -88,15 +89,13 @@ pub struct ExperimentHealth {
 }
 
 /// Answers `GET /health`.
-pub async fn health(State(shared): State<Shared>) -> Response<Body> {
+pub async fn health(State(shared): State<Shared>) -> Result<Response<Body>, ApiError> {
     let health = look(&shared).await;
-    let status = if health.status == "failing" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let body = serde_json::to_string_pretty(&health).unwrap_or_default();
-    let mut response = Response::new(Body::from(format!("{body}\n")));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    let mut response = super::json(&health)?;
+    if health.status == "failing" {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
 }
 
 /// Looks how perfd is doing.
@@ -111,12 +110,10 @@ pub async fn look(shared: &Shared) -> Health {
         failing = true;
         problems.push(format!("experiment {stuck} is stuck"));
     }
-    let config = &shared.config;
-    let publishers = config.onion_publishers();
-    if config.public.is_none() && publishers.is_empty() {
-        problems.push(
-            "no public host is configured, so nothing can be measured; set host in the section [public]".to_owned(),
-        );
+    for experiment in &shared.config.experiments {
+        if let Some(fault) = shared.config.fault_of_experiment(experiment) {
+            problems.push(format!("experiment {} can't measure: {fault}", experiment.name));
+        }
     }
     for tor in shared.tors.iter() {
         // While it comes up for the first time there is nothing wrong yet.

@@ -18,11 +18,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request;
-use axum::http::{HeaderName, HeaderValue, Response, header};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -123,7 +125,7 @@ pub fn router(shared: Shared) -> Router {
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
         .method_not_allowed_fallback(async || {
             let reason = "only GET and HEAD are answered here, and POST at /upload";
-            ApiError::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, reason)
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, reason)
         })
         .layer(axum::middleware::map_response(common_headers))
         .with_state(shared)
@@ -140,6 +142,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
         let not_text = |_| ApiError::bad_request("the path is not UTF-8 when its %XX are decoded");
         path.map(|Path(segment)| Segment(segment)).map_err(not_text)
     }
+}
+
+/// An answer of the moment, as JSON: not to be kept.
+fn json(value: &impl Serialize) -> Result<Response<Body>, ApiError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer can't be written: {error}"))
+    })?;
+    let mut response = Response::new(Body::from(text + "\n"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 async fn common_headers<B>(mut response: Response<B>) -> Response<B> {

@@ -2,11 +2,11 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::Response;
 use serde::Serialize;
 
 use super::error::ApiError;
-use super::{Segment, Shared};
+use super::{Segment, Shared, json};
 use crate::circuit::TorEvent;
 use crate::tor::TorStatus;
 
@@ -28,7 +28,7 @@ struct OneJson {
 }
 
 /// `GET /tors`: all tors of the configuration, in the order of their names.
-pub async fn tors(State(shared): State<Shared>) -> Response<Body> {
+pub async fn tors(State(shared): State<Shared>) -> Result<Response<Body>, ApiError> {
     json(&TorsJson { tors: shared.tors.iter().map(|tor| tor.status()).collect() })
 }
 
@@ -36,13 +36,5 @@ pub async fn tors(State(shared): State<Shared>) -> Response<Body> {
 pub async fn one(State(shared): State<Shared>, Segment(name): Segment) -> Result<Response<Body>, ApiError> {
     let tor = shared.tors.get(&name).ok_or_else(|| ApiError::not_found("there is no such tor; /tors names all"))?;
     let events = shared.store.reader().tor_events(&name, EVENTS).await?;
-    Ok(json(&OneJson { status: tor.status(), events }))
-}
-
-fn json(value: &impl Serialize) -> Response<Body> {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    let mut response = Response::new(Body::from(format!("{text}\n")));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    json(&OneJson { status: tor.status(), events })
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 
@@ -30,12 +30,7 @@ pub async fn upload(
     let head = (UnixMicros::now(), Instant::now());
     let exemption = exemption.map(|Extension(exemption)| exemption).unwrap_or_default();
     let receipt = take(&shared, segment, exemption, request, head).await.map_err(ApiError::close)?;
-    let text = serde_json::to_string(&receipt).map_err(|e| ApiError::bad_request(e.to_string()).close())?;
-    let mut response = Response::new(Body::from(text + "\n"));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    super::json(&receipt).map_err(ApiError::close)
 }
 
 async fn take(
