@@ -87,6 +87,8 @@ struct Read {
 struct Known {
     circuit: Circuit,
     set: Option<String>,
+    /// Whether it was linked with the others of its set.
+    linked: bool,
     /// When each HS_STATE was first told.
     hs_states: Vec<(String, i64)>,
     samples: Vec<CongestionSample>,
@@ -116,7 +118,7 @@ impl Known {
             bytes_read: None,
             bytes_written: None,
         };
-        Known { circuit, set: None, hs_states: Vec::new(), samples: Vec::new() }
+        Known { circuit, set: None, linked: false, hs_states: Vec::new(), samples: Vec::new() }
     }
 
     fn plain(&self) -> Circuit {
@@ -157,6 +159,7 @@ impl Known {
             }
         }
         if let Some(purpose) = line.words.text("PURPOSE") {
+            self.linked |= purpose == "CONFLUX_LINKED";
             circuit.purpose = Some(purpose);
         }
         circuit.hs_state = line.words.text("HS_STATE");
@@ -297,11 +300,15 @@ fn state(head: &Head, stream: &[StreamEvent]) -> CircuitState {
     }
 }
 
-/// The Conflux set of a circuit, with its linked legs.
+/// The Conflux set of a circuit, with its legs at the time of the run: those that were linked, and had not ended.
+/// tor also launches legs that come to nothing, and replaces those that break.
 fn set_of(circuit: &Known, circuits: &BTreeMap<u64, Known>) -> Option<Conflux> {
-    let id = circuit.set.clone()?;
-    let legs = circuits.values().filter(|leg| leg.set.as_ref() == Some(&id)).map(|leg| leg.plain()).collect();
-    Some(Conflux { id, legs })
+    let id = circuit.set.as_ref()?;
+    let of_run = |leg: &&Known| {
+        let was_there = leg.linked && leg.end.as_ref().is_none_or(|end| end.at_us >= 0);
+        leg.set.as_ref() == Some(id) && (was_there || leg.id == circuit.id)
+    };
+    Some(Conflux { id: id.clone(), legs: circuits.values().filter(of_run).map(Known::plain).collect() })
 }
 
 fn congestion(

@@ -149,6 +149,32 @@ fn conflux_shows_both_legs_and_what_each_carried() {
 }
 
 #[test]
+fn legs_that_were_not_there_for_the_run_are_none_of_its_own() {
+    let set = "CONFLUX_ID=A1";
+    let linked = |id: u64| {
+        format!("-400 CIRC_MINOR {id} PURPOSE_CHANGED PURPOSE=CONFLUX_LINKED {set} OLD_PURPOSE=CONFLUX_UNLINKED")
+    };
+    let launched = |id: u64| format!("-500 CIRC {id} LAUNCHED PURPOSE=CONFLUX_UNLINKED {set}");
+    let lines = [
+        launched(5),
+        launched(6),
+        // It took too long, and was never linked; the next one was, and broke.
+        launched(7),
+        format!("-450 CIRC_MINOR 7 PURPOSE_CHANGED PURPOSE=MEASURE_TIMEOUT {set}"),
+        launched(8),
+        linked(8),
+        linked(5),
+        linked(6),
+        format!("-300 CIRC 7 CLOSED PURPOSE=MEASURE_TIMEOUT {set} REASON=FINISHED"),
+        format!("-200 CIRC 8 CLOSED PURPOSE=CONFLUX_LINKED {set} REASON=DESTROYED"),
+        "10 STREAM 1 SENTCONNECT 6 a:1".to_owned(),
+        format!("90 CIRC 5 CLOSED PURPOSE=CONFLUX_LINKED {set} REASON=FINISHED"),
+    ];
+    let data = derive(&Evidence(format!("perfd evidence 1\nconnection 1\nsince -900\n\n{}\n", lines.join("\n"))));
+    assert_eq!(data.conflux.unwrap().legs.iter().map(|leg| leg.id).collect::<Vec<_>>(), [5, 6]);
+}
+
+#[test]
 fn an_onion_service_is_reached_in_steps() {
     const ONION: &str = "rh23xgzocusqxxssmtcssnyqpg4j6pdactt5x5skvllbt6sw65klryid";
     let mut replay = replay_until(1_795_338_502_980_000);

@@ -109,7 +109,7 @@ fn conflux(data: &CircuitData, result: &ResultJson, seen: &Seen) -> Result<()> {
             .collect();
         let ours = legs.iter().map(|leg| (leg.id, leg.path.iter().map(|hop| hop.relay.fingerprint.as_str()).collect()));
         let linked = legs.iter().filter(|leg| leg.purpose.as_deref() == Some("CONFLUX_LINKED"));
-        ensure!(linked.count() == raw.len() && raw.len() == 2, "legs {legs:?}, and tor said {raw:?}");
+        ensure!(linked.count() == raw.len() && raw.len() == 2, "{} legs {legs:?}, and tor said {raw:?}", legs.len());
         ensure!(ours.collect::<BTreeMap<_, _>>() == raw, "legs {legs:?}, and tor said {raw:?}");
     }
     let read: u64 = legs.iter().filter_map(|leg| leg.bytes_read).sum();
@@ -132,11 +132,17 @@ fn onion_steps(steps: &OnionSteps, client: &Circuit, result: &ResultJson, servic
     for order in orders {
         ensure!(order.iter().flatten().is_sorted(), "not in order: {steps:?}");
     }
-    for step in [steps.intro_built_us, steps.introduced_us, steps.rend_built_us, steps.rend_established_us] {
-        ensure!(step.is_some(), "a step is missing: {steps:?}");
-    }
+    let rendezvous = [steps.rend_built_us, steps.rend_established_us];
+    ensure!(rendezvous.iter().all(Option::is_some), "a step is missing: {steps:?}");
     let (joined, response) = (steps.joined_us.context("never joined")?, result.steps_us.response.context("no reply")?);
     ensure!(joined <= i64::try_from(response)? + APART, "joined {joined}, granted {response}");
+    if joined < 0 {
+        // tor had met the service for a run before, whose time was up: that run's introduction is not this one's.
+        ensure!(steps.intro.is_none() && steps.service.is_none(), "an introduction before the run: {steps:?}");
+        return Ok(());
+    }
+    let introduction = [steps.intro_built_us, steps.introduced_us];
+    ensure!(introduction.iter().all(Option::is_some), "a step is missing: {steps:?}");
     ensure!(steps.intro.as_ref().is_some_and(|intro| !intro.path.is_empty()), "no introduction: {steps:?}");
 
     let ours = steps.service.as_ref().context("no circuit of the service")?;
