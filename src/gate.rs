@@ -97,6 +97,17 @@ pub fn start_piped(tor: &Path, folder: &Path, torrc: &str, network: Network) -> 
     Ok((spawn(command, folder)?, output))
 }
 
+/// Has the `tor` binary say whether it would take a torrc: one that it does not take would end a tor that is told to
+/// reload. It says so by how it ends, and in its output, which is piped. `folder` is for it alone.
+///
+/// # Errors
+/// As [`start`].
+pub fn verify(tor: &Path, folder: &Path, torrc: &str, network: Network) -> io::Result<Child> {
+    let mut command = prepare(tor, folder, torrc, network)?;
+    command.arg("--verify-config").stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command.spawn()
+}
+
 fn prepare(tor: &Path, folder: &Path, torrc: &str, network: Network) -> io::Result<Command> {
     allow(torrc, network)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

@@ -266,7 +266,7 @@ async fn a_cookie_that_is_not_there_is_named_with_a_remedy() {
         (
             path,
             "No such file or directory (os error 2); if tor runs in a container, in a chroot or on another machine, use a \
-             password (HashedControlPassword in its torrc, `password_file` beside the control port in perfd's \
+             password (HashedControlPassword in its torrc, `control_password_file` beside `control` in perfd's \
              configuration)"
                 .to_owned(),
         ),

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_socks::tcp::Socks5Stream;
 
-use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE};
+use super::exit::{CONFIG, Exit, FAILED, OrExit, PRIVILEGES, UNAVAILABLE};
 use super::output;
 use crate::config::{Config, Experiment, PublicAddress, ServerChoice, ServerOf, Tor, TorRun};
 use crate::measurement::RunId;
 use crate::payload::Secret;
-use crate::privileges::Identity;
+use crate::privileges::{self, Identity};
 use crate::tor::{greet, process};
 
 /// What perfd says of its health is much shorter.
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// Says what is wrong by file, line and key, or prints the configuration with everything that the file
 /// leaves to its defaults; and on stderr what each experiment measures with it, and what tors that perfd is
-/// to start lack.
+/// to start lack. Started as root, it becomes the user of the section [privileges] for that, as perfd run does.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// The configuration
@@ -45,8 +45,11 @@ pub struct CheckArgs {
 pub fn run(args: CheckArgs) -> Result<(), Exit> {
     let config = Config::load(&args.config).or_exit(CONFIG)?;
     output::print(config.to_toml())?;
-    if let Some(Err(error)) = config.run_as.as_ref().map(Identity::resolve) {
-        output::note(format_args!("started as root, perfd would refuse to run: {error}"));
+    match config.run_as.as_ref().map(Identity::resolve) {
+        Some(Err(error)) => output::note(format_args!("started as root, perfd would refuse to run: {error}")),
+        // What it can read and run is asked as the user that `perfd run` becomes.
+        Some(Ok(identity)) if privileges::are_root() => privileges::drop_to(&identity).or_exit(PRIVILEGES)?,
+        Some(Ok(_)) | None => {}
     }
     routes(&config).iter().for_each(|route| output::note(route.told(&config)));
     for tor in &config.tors {
@@ -99,7 +102,7 @@ impl Route<'_> {
                 )
             }
             ServerOf::Nowhere => {
-                let fault = config.fault_of_experiment(self.experiment).unwrap_or_default();
+                let fault = Config::fault_of_nowhere(self.experiment);
                 format!("experiment {experiment}: can't measure through tor \"{tor}\": {fault}")
             }
         }

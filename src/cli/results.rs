@@ -132,7 +132,8 @@ async fn many(args: &ResultsArgs) -> Result<(), Exit> {
         output::note("there are no results yet, or none that the filters let through");
         return Ok(());
     }
-    results.sort_by_key(|result| result.revision);
+    // A run that was completed later has a higher revision than some that began after it.
+    results.sort_by_key(|result| result.start_unix_us);
     output::print(table::render(&results)).map(drop)
 }
 

@@ -71,7 +71,7 @@ fn table(tors: &[TorStatus]) -> String {
     rows.extend(tors.iter().map(|tor| {
         let circuits = match tor.other_circuits {
             0 => tor.circuits.len().to_string(),
-            others => format!("{} and {others}", tor.circuits.len()),
+            others => format!("{}, {others} of others", tor.circuits.len()),
         };
         let last = match (&tor.problem, tor.connected_since) {
             (Some(problem), _) => shortened(problem),
@@ -163,6 +163,7 @@ fn word(condition: Condition) -> &'static str {
     match condition {
         Condition::Uncontrolled => "uncontrolled",
         Condition::Down => "down",
+        Condition::NoControl => "no control",
         Condition::Bootstrapping => "bootstrapping",
         Condition::Ready => "ready",
     }
@@ -278,9 +279,9 @@ mod tests {
     #[test]
     fn each_tor_has_a_line() {
         let expected = "\
-NAME    CONDITION  VERSION   BOOTSTRAP  GUARD   CIRCUITS  CONNECTED SINCE / PROBLEM
-a       ready      0.4.9.11  100 %      relay1  3 and 2   2026-11-22 10:00:00
-longer  down       -         -          -       -         no connection?[2J
+NAME    CONDITION  VERSION   BOOTSTRAP  GUARD   CIRCUITS        CONNECTED SINCE / PROBLEM
+a       ready      0.4.9.11  100 %      relay1  3, 2 of others  2026-11-22 10:00:00
+longer  down       -         -          -       -               no connection?[2J
 ";
         assert_eq!(output::harmless(&table(&[ready(), down()])), expected);
     }

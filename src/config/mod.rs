@@ -125,7 +125,7 @@ pub struct Tor {
     pub name: String,
     /// Whether it is there already, or perfd starts it.
     pub run: TorRun,
-    /// DROPGUARDS is sent to it so often, on the grid of the Unix epoch, 1 min to 365 d; needs control of it.
+    /// DROPGUARDS is sent to it so often, 45 s after the multiples since the Unix epoch, 1 min to 365 d; needs control of it.
     pub drop_guards_every: Option<Duration>,
     /// DROPTIMEOUTS likewise.
     pub drop_timeouts_every: Option<Duration>,

@@ -32,13 +32,16 @@ impl Config {
     /// can, through one of its tors at least.
     pub fn fault_of_experiment(&self, experiment: &Experiment) -> Option<String> {
         let nowhere = |tor: &String| self.server_of(experiment, tor) == ServerOf::Nowhere;
-        experiment.tors.iter().all(nowhere).then(|| {
-            let onion = match experiment.server {
-                ServerChoice::Exit => "server = \"auto\" or \"onion\" in the experiment",
-                ServerChoice::Auto | ServerChoice::Onion => "control in the section [[tor]], for an onion service",
-            };
-            format!("no public host is configured; set host in the section [public], or {onion}")
-        })
+        experiment.tors.iter().all(nowhere).then(|| Self::fault_of_nowhere(experiment))
+    }
+
+    /// The same for those of its tors through which there is no server to reach.
+    pub fn fault_of_nowhere(experiment: &Experiment) -> String {
+        let onion = match experiment.server {
+            ServerChoice::Exit => "server = \"auto\" or \"onion\" in the experiment",
+            ServerChoice::Auto | ServerChoice::Onion => "control in the section [[tor]], for an onion service",
+        };
+        format!("no public host is configured; set host in the section [public], or {onion}")
     }
 
     /// The names of all tors that are to publish perfd's onion service.

@@ -4,14 +4,14 @@
 //! looks for its owner every 15 s.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, access, geteuid};
 use tokio::process::Child;
@@ -34,6 +34,8 @@ pub struct Process {
     output: JoinSet<()>,
     tail: Tail,
     transport: Option<String>,
+    /// Held as long as it runs: another perfd would write another torrc into its folder.
+    _lock: Flock<File>,
 }
 
 /// Why a tor was not started. Each says what to do.
@@ -58,6 +60,12 @@ pub enum StartError {
     /// Its torrc holds what it must not.
     #[error(transparent)]
     Torrc(#[from] TorrcError),
+    /// tor does not take it.
+    #[error("tor does not take this torrc: {0}")]
+    Rejected(String),
+    /// Another perfd starts a tor with the same data.
+    #[error("data {}: another perfd uses it; give each tor a folder of its own", .0.display())]
+    InUse(PathBuf),
     /// The gate refused it, or the system.
     #[error("can't start {}: {error}", binary.display())]
     Start {
@@ -94,6 +102,10 @@ const TERM_WAIT: Duration = Duration::from_secs(5);
 const KILL_WAIT: Duration = Duration::from_secs(5);
 /// How long what an ended tor said last is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long tor may take to say whether it takes a torrc.
+const VERIFY_WAIT: Duration = Duration::from_secs(10);
+/// As many of its last lines tell why not.
+const TAIL: usize = 12;
 /// Between two looks for the control port.
 const POLL: Duration = Duration::from_millis(20);
 /// In bytes.
@@ -109,6 +121,7 @@ impl Process {
     /// A folder that is somebody else's, a torrc that can't be made, and what the [`gate`] or the system refuses.
     pub fn start(tor: &StartedTor, name: &str, target: Option<SocketAddr>) -> Result<Process, StartError> {
         let data = folder(&tor.data)?;
+        let lock = lock(&data)?;
         let text = whole_torrc(tor, &data, target)?;
         // One of an earlier run would be believed.
         match fs::remove_file(data.join(CONTROL_PORT_FILE)) {
@@ -124,7 +137,7 @@ impl Process {
         let mut task = JoinSet::new();
         task.spawn(drain(output, name.to_owned(), tail.clone()));
         let pid = child.id().unwrap_or_default();
-        Ok(Process { data, pid, child, output: task, tail, transport: transport_of(&text) })
+        Ok(Process { data, pid, child, output: task, tail, transport: transport_of(&text), _lock: lock })
     }
 
     /// The process.
@@ -220,30 +233,56 @@ pub fn check(tor: &StartedTor) -> Result<(), StartError> {
     whole_torrc(tor, &data, None).map(drop)
 }
 
-/// Writes the torrc of a tor anew, with what its `torrc_file` holds now; tor reads it when it is told to reload.
-/// Gives its transport, as [`Process::transport`].
+/// Writes the torrc of a tor anew, with what its `torrc_file` holds now, if tor takes it; tor reads it when it is told
+/// to reload. Gives its transport, as [`Process::transport`].
 ///
 /// # Errors
-/// As [`Process::start`]; the old torrc is then still there.
-pub fn rewrite(tor: &StartedTor, target: Option<SocketAddr>) -> Result<Option<String>, StartError> {
+/// As [`Process::start`], and what tor does not take; the old torrc is then still there.
+pub async fn rewrite(tor: &StartedTor, target: Option<SocketAddr>) -> Result<Option<String>, StartError> {
     let data = folder(&tor.data)?;
     let text = whole_torrc(tor, &data, target)?;
     let failed = |error| StartError::Start { binary: tor.binary.clone(), error };
+    let verifying = gate::verify(&tor.binary, &data.join("verify"), &text, network_of(tor)).map_err(failed)?;
+    let verdict = timeout(VERIFY_WAIT, verifying.wait_with_output()).await;
+    let verdict = verdict.unwrap_or_else(|_| Err(io::Error::other("it does not end"))).map_err(failed)?;
+    if !verdict.status.success() {
+        let said = String::from_utf8_lossy(&verdict.stdout);
+        let last_lines =
+            said.lines().rev().take(TAIL).map(str::to_owned).collect::<Vec<_>>().into_iter().rev().collect();
+        return Err(StartError::Rejected(Ended { status: verdict.status.to_string(), last_lines }.reason()));
+    }
     gate::rewrite(&data, &text, network_of(tor)).map_err(failed)?;
     Ok(transport_of(&text))
 }
 
+/// Makes sure that no other perfd has a tor with this data.
+fn lock(data: &Path) -> Result<Flock<File>, StartError> {
+    let path = data.join("perfd.lock");
+    let refused = |error| StartError::Folder {
+        dir: data.to_owned(),
+        why: format!("perfd.lock can't be opened: {error}; give the folder to perfd's user"),
+    };
+    let file = File::options().create(true).write(true).truncate(false).mode(0o600).open(path).map_err(refused)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| StartError::InUse(data.to_owned()))
+}
+
 impl Ended {
-    /// Why it ended, in a line: its last warnings and errors, or else the last that it said.
+    /// Why it ended, in a line: its last warnings and errors, the very last first, or else the last that it said.
     pub fn reason(&self) -> String {
-        let said = self.last_lines.iter().map(|line| severity(line));
-        let warnings: Vec<_> = said.filter(|(level, _)| *level == Level::WARN).map(|(_, said)| said).collect();
+        let said = self.last_lines.iter().rev().map(|line| severity(line));
+        let warnings =
+            said.filter(|(level, said)| *level == Level::WARN && !USUAL.iter().any(|usual| said.starts_with(usual)));
+        let warnings: Vec<_> = warnings.map(|(_, said)| said).collect();
         match (warnings.as_slice(), self.last_lines.last()) {
             ([], Some(last)) => severity(last).1.to_owned(),
             (warnings, _) => warnings.join("; "),
         }
     }
 }
+
+/// What tor warns of in a private network, or when it does as it is told: no reason to end.
+const USUAL: [&str; 4] =
+    ["You have used DirAuthority", "TestingTorNetwork is set", "DROPGUARDS is dangerous", "DROPTIMEOUTS is dangerous"];
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -337,7 +376,7 @@ mod tests {
         let mut process = Process::start(&shell(&data, &script), "a", None).unwrap();
         let ended = process.wait().await;
         assert_eq!(ended.status, "exit status: 3");
-        assert_eq!(ended.to_string(), "tor ended (exit status: 3): Could not bind; Reading config failed");
+        assert_eq!(ended.to_string(), "tor ended (exit status: 3): Reading config failed; Could not bind");
         assert_eq!(ended.last_lines.len(), 12);
         assert_eq!(process.wait().await, ended);
         assert_eq!(process.control(Duration::from_secs(60)).await, Err(NoControl::Ended(ended.clone())));
@@ -434,14 +473,21 @@ mod tests {
         fs::write(&file, "UseBridges 1\nBridge 127.77.0.2:5000\n").unwrap();
         let process = Process::start(&tor, "a", None).unwrap();
         assert_eq!(process.transport(), Some("bridge"));
-        fs::write(&file, "UseEntryGuards 0\n").unwrap();
-        assert_eq!(rewrite(&tor, None).unwrap(), None);
+        // The shell takes it, as its last line is a command that succeeds.
+        fs::write(&file, "UseEntryGuards 0\ntrue\n").unwrap();
+        assert_eq!(rewrite(&tor, None).await.unwrap(), None);
         let torrc = fs::read_to_string(data.join("torrc")).unwrap();
-        assert!(torrc.ends_with("\nUseEntryGuards 0\n") && torrc.starts_with("SocksPort "), "{torrc}");
+        assert!(torrc.ends_with("\nUseEntryGuards 0\ntrue\n") && torrc.starts_with("SocksPort "), "{torrc}");
 
         fs::write(&file, "SocksPort 9050\n").unwrap();
-        assert!(matches!(rewrite(&tor, None), Err(StartError::Torrc(_))));
+        assert!(matches!(rewrite(&tor, None).await, Err(StartError::Torrc(_))));
+        fs::write(&file, "echo 'Nov 24 23:11:17.000 [warn] Unknown option'\nfalse\n").unwrap();
+        let refused = rewrite(&tor, None).await.unwrap_err().to_string();
+        assert_eq!(refused, "tor does not take this torrc: Unknown option");
         assert_eq!(fs::read_to_string(data.join("torrc")).unwrap(), torrc);
+
+        let second = Process::start(&tor, "a", None).unwrap_err().to_string();
+        assert!(second.ends_with("another perfd uses it; give each tor a folder of its own"), "{second}");
         process.end().await;
     }
 }

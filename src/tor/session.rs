@@ -40,6 +40,9 @@ const GUARDS_PAUSE: Duration = Duration::from_millis(500);
 /// The consensus is looked at this often for guards chosen by speed.
 const CHOICE: Duration = Duration::from_secs(3600);
 
+/// Scheduled commands come so long after the full hour or day, so as not to fall into the runs that start then.
+const BESIDE_RUNS: Duration = Duration::from_secs(45);
+
 /// A service of the connection before may still be there for a moment.
 const ONION_TRIES: u32 = 20;
 const ONION_PAUSE: Duration = Duration::from_millis(500);
@@ -346,7 +349,7 @@ async fn until_ready(tor: &Tor) {
 /// Sends a command at the times of a grid, if there is one.
 async fn on_schedule(tor: &Tor, commands: &Commands, command: &'static str, every: Option<Duration>) -> SessionError {
     let Some(every) = every else { return std::future::pending().await };
-    let grid = Grid::new(every, Duration::ZERO);
+    let grid = Grid::new(every, BESIDE_RUNS);
     loop {
         let next = grid.next_after(UnixMicros::now());
         // In hops, so that a step of the clock is noticed.
@@ -372,7 +375,7 @@ async fn reloads(tor: &Tor, commands: &Commands, started: Option<&StartedTor>) -
         };
         tor.state().reloads_done = count;
         let target = tor.0.onion.as_ref().map(|plan| plan.target);
-        match super::process::rewrite(started, target) {
+        match super::process::rewrite(started, target).await {
             Ok(transport) => tor.state().transport = transport,
             Err(error) => {
                 warn!(tor = tor.name(), "not reloaded, the torrc stays as it was: {error}");

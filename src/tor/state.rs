@@ -68,8 +68,10 @@ pub struct TorStatus {
 pub enum Condition {
     /// perfd has no control of it, and measures through it all the same.
     Uncontrolled,
-    /// It is not there, or perfd is not connected to it.
+    /// perfd starts it, and it is not there, or perfd is not connected to it.
     Down,
+    /// Somebody else runs it, and perfd is not connected to its control port; it is measured through all the same.
+    NoControl,
     /// It is there, and not ready to build circuits.
     Bootstrapping,
     /// It is ready.
@@ -209,7 +211,8 @@ impl State {
         let (circuits, other_circuits) = book.map_or((Vec::new(), 0), Book::open_circuits);
         let condition = match (config.has_control(), book) {
             (false, _) => Condition::Uncontrolled,
-            (true, None) => Condition::Down,
+            (true, None) if matches!(config.run, TorRun::Started(_)) => Condition::Down,
+            (true, None) => Condition::NoControl,
             (true, Some(_)) if self.is_bootstrapped() => Condition::Ready,
             (true, Some(_)) => Condition::Bootstrapping,
         };

@@ -131,6 +131,7 @@ fn line_of(tor: &TorStatus) -> String {
     let state = match (tor.condition, &tor.bootstrap) {
         (Condition::Uncontrolled, _) => "measured through, and not controlled".to_owned(),
         (Condition::Down, _) => "down".to_owned(),
+        (Condition::NoControl, _) => "measured through, but not controlled".to_owned(),
         (Condition::Ready, _) => "up".to_owned(),
         (Condition::Bootstrapping, None) => "not ready".to_owned(),
         (Condition::Bootstrapping, Some(bootstrap)) => format!("not ready, bootstrapped {} %", bootstrap.percent),

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use super::error::shown_path;
 
 /// What works without the cookie.
-pub(super) const PASSWORD_INSTEAD: &str = "use a password (HashedControlPassword in its torrc, `password_file` beside the control port in perfd's configuration)";
+pub(super) const PASSWORD_INSTEAD: &str = "use a password (HashedControlPassword in its torrc, `control_password_file` beside `control` in perfd's configuration)";
 
 /// A way in that tor may leave to its group.
 #[derive(Clone, Copy, Debug)]

@@ -96,7 +96,7 @@ pub enum ControlError {
     },
     /// tor takes a password, and perfd has none.
     #[error(
-        "tor asks for a password on its control port: write it into a file, and name that as `password_file` beside the control port in perfd's configuration"
+        "tor asks for a password on its control port: write it into a file, and name that as `control_password_file` beside `control` in perfd's configuration"
     )]
     NoPassword,
     /// tor offers nothing that perfd can do.
