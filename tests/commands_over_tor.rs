@@ -7,7 +7,9 @@ mod common;
 #[path = "common/service.rs"]
 mod service;
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use perfd::circuit::{Circuit, CircuitState};
 use perfd::export::json::ResultJson;
 use perfd::testnet::{self, Options, TestNet};
 use perfd::tor::{Condition, TorStatus};
-use service::{HARDLY_EVER, PATIENCE, Service, Setup, get, wait_until};
+use service::{HARDLY_EVER, PATIENCE, Service, Setup, are_root, get, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -26,7 +28,7 @@ fn commands_tell_what_real_tors_do() {
     let Some(tor_dir) = common::tor_dir() else { return };
     let folder = tempfile::tempdir().unwrap();
     // The user nobody, who perfd becomes, has to find the network's cookie.
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let owner = Some(std::process::id());
     let options =
@@ -129,6 +131,15 @@ fn check_online_tries_control(net: &TestNet) {
     };
     let onion = "server = \"onion\"";
     let setup = || Setup::new().experiment_of("a", &["tor"], "1 KiB", HARDLY_EVER, onion);
+    if are_root() {
+        // perfd would run as nobody, who may not read what is root's; so it must not be said that all is well.
+        let (code, said) = check(setup().controlled_tor("tor", net.socks, net.control));
+        assert_eq!(code, Some(69), "{said}");
+        assert!(said.contains("can't read tor's cookie") && said.contains("perfd runs as nobody"), "{said}");
+        for above in net.cookie.ancestors().take_while(|above| above.starts_with(net.dir.parent().unwrap())) {
+            std::fs::set_permissions(above, Permissions::from_mode(0o755)).unwrap();
+        }
+    }
     let (code, said) = check(setup().controlled_tor("tor", net.socks, net.control));
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("control of tor \"tor\": it lets perfd in, and is tor 0."), "{said}");
