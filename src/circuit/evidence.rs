@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use super::Evidence;
 use super::book::{Book, CircuitRecord, Line, StreamRecord};
+use super::event::Words;
 use crate::clock::UnixMicros;
 
 /// The first line of every evidence.
@@ -130,15 +131,15 @@ fn timeout_in_force<'a>(book: &'a Book, run: &RunKey) -> Vec<&'a Line> {
 }
 
 /// The circuits that the run's stream was attached to, with the other legs of their Conflux sets, and those
-/// that tor built for its user name while it was under way (to introduction and rendezvous points).
+/// that tor took for its user name while it was under way (to introduction and rendezvous points): of some it has
+/// built all but the last hop before.
 fn circuits_of<'a>(book: &'a Book, run: &RunKey, stream: Option<&StreamRecord>) -> Vec<&'a CircuitRecord> {
     let mut ids: Vec<u64> = stream.map_or(Vec::new(), |stream| stream.circuits.clone());
     let named = |circuit: &&CircuitRecord| {
-        let began = circuit.lines.first().map_or(run.start, |line| line.at);
+        let of_user = |line: &&Line| Words(&line.text).get("SOCKS_USERNAME").as_deref() == run.user.as_deref();
         run.user.is_some()
             && circuit.user.as_deref() == run.user.as_deref()
-            && began >= run.start
-            && began <= run.ended
+            && circuit.lines.iter().find(of_user).is_some_and(|line| line.at >= run.start && line.at <= run.ended)
             // In a series, another run's stream may be what it was built for.
             && (circuit.attached.is_empty() || circuit.attached.iter().any(|(_, id)| stream.is_some_and(|s| s.id == *id)))
     };

@@ -149,6 +149,40 @@ fn conflux_shows_both_legs_and_what_each_carried() {
 }
 
 #[test]
+fn of_a_circuit_that_tor_had_ready_what_it_became_for_the_run_counts() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(0));
+    let at = |ms: u64| begin + Duration::from_millis(ms);
+    let hop = |i: u8| format!("${}~r{i}", format!("{i:02}").repeat(20));
+    let (three, four) = ([1, 2, 3].map(hop).join(","), [1, 2, 3, 4].map(hop).join(","));
+    let named = "REND_QUERY=abc SOCKS_USERNAME=\"perfd-1\"";
+    for (ms, line) in [
+        (10, "CIRC 5 LAUNCHED PURPOSE=HS_VANGUARDS".to_owned()),
+        (20, format!("CIRC 5 BUILT {three} PURPOSE=HS_VANGUARDS")),
+        (1000, "STREAM 1 NEW 0 abc.onion:80 SOURCE_ADDR=127.0.0.1:4000 SOCKS_USERNAME=\"perfd-1\"".to_owned()),
+        (1010, format!("CIRC_MINOR 5 CANNIBALIZED {three} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_CONNECTING {named}")),
+        (1050, format!("CIRC 5 EXTENDED {four} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_CONNECTING {named}")),
+        (1060, format!("CIRC 5 BUILT {four} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_CONNECTING {named}")),
+        (1070, format!("CIRC_MINOR 5 PURPOSE_CHANGED {four} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_INTRO_SENT {named}")),
+    ] {
+        book.note(at(ms), &line);
+    }
+    let run = RunKey {
+        user: Some("perfd-1".to_owned()),
+        local: Some(SocketAddr::from(([127, 0, 0, 1], 4000))),
+        start: at(990),
+        start_wall: UnixMicros(990_000),
+        ended: at(2000),
+        onion: Some("abc".to_owned()),
+        upload: false,
+    };
+    let steps = derive(&gather(&book, Some(&book), &run)).onion.unwrap();
+    assert_eq!((steps.intro_built_us, steps.introduced_us), (Some(70_000), Some(80_000)));
+    let intro = steps.intro.unwrap();
+    assert_eq!((names(&intro).as_str(), intro.built_us), ("r1>r2>r3>r4", Some(-970_000)));
+}
+
+#[test]
 fn legs_that_were_not_there_for_the_run_are_none_of_its_own() {
     let set = "CONFLUX_ID=A1";
     let linked = |id: u64| {
