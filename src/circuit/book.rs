@@ -50,6 +50,10 @@ pub struct Book {
     pub lost: Option<Instant>,
     /// tor's version.
     pub version: Option<String>,
+    /// Whether nobody else uses this tor: then all of its circuits are perfd's.
+    exclusive: bool,
+    /// The onion services that perfd publishes, without `.onion`.
+    own_onions: Vec<String>,
     circuits: HashMap<u64, CircuitRecord>,
     streams: HashMap<u64, StreamRecord>,
     /// The circuits of each Conflux set.
@@ -90,6 +94,8 @@ impl Book {
             since_wall: wall,
             lost: None,
             version: None,
+            exclusive: false,
+            own_onions: Vec::new(),
             circuits: HashMap::new(),
             streams: HashMap::new(),
             sets: HashMap::new(),
@@ -107,6 +113,20 @@ impl Book {
     /// From now on everything is told.
     pub fn listening(&mut self, now: Instant, wall: UnixMicros) {
         (self.since, self.since_wall) = (now, wall);
+    }
+
+    /// Nobody but perfd uses this tor.
+    pub fn set_exclusive(&mut self) {
+        self.exclusive = true;
+    }
+
+    /// This onion service (its address without `.onion`) is one that perfd publishes.
+    pub fn add_own_onion(&mut self, address: &str) {
+        self.own_onions.push(address.to_owned());
+    }
+
+    fn is_foreign(&self, circuit: &CircuitRecord) -> bool {
+        !self.exclusive && circuit.is_foreign(|onion| self.own_onions.iter().any(|own| own == onion))
     }
 
     /// From when on everything was told.
@@ -153,7 +173,7 @@ impl Book {
     /// there are.
     pub fn open_circuits(&self) -> (Vec<OpenCircuit>, usize) {
         let open = self.circuits.values().filter(|circuit| circuit.ended.is_none());
-        let (foreign, own): (Vec<_>, Vec<_>) = open.partition(|circuit| circuit.is_foreign());
+        let (foreign, own): (Vec<_>, Vec<_>) = open.partition(|circuit| self.is_foreign(circuit));
         let shown = own.into_iter().map(|circuit| OpenCircuit {
             id: circuit.id,
             status: circuit.status.to_string(),
@@ -267,12 +287,14 @@ impl Book {
         let circuit = self.circuits.entry(line.id).or_insert_with(new);
         let more = keep(&mut circuit.lines, Line { found, ..self::line(at, text) });
         self.bytes = self.bytes.saturating_add_signed(more);
+        let mut joins = None;
         let set = line.words.get("CONFLUX_ID");
         if let Some(set) = set.as_deref().map(shortened)
             && circuit.set.as_deref() != Some(set)
         {
             leave_set(&mut self.sets, circuit);
             let members = self.sets.entry(set.into()).or_default();
+            joins = members.first().copied();
             if members.len() < MOST_LEGS {
                 members.push(line.id);
             }
@@ -295,10 +317,16 @@ impl Book {
         if !line.minor {
             circuit.status = shortened(line.status).into();
         }
+        if joins.and_then(|id| self.circuits.get(&id)).is_some_and(|other| other.foreign)
+            && let Some(circuit) = self.circuits.get_mut(&line.id)
+        {
+            circuit.foreign = true;
+        }
+        let Some(circuit) = self.circuits.get_mut(&line.id) else { return };
         if matches!(line.status, "FAILED" | "CLOSED") && circuit.ended.is_none() {
             circuit.ended = Some(at);
-            if circuit.is_loose() {
-                let record = circuit.clone();
+            let loose = circuit.is_loose().then(|| circuit.clone());
+            if let Some(record) = loose.filter(|record| !self.is_foreign(record)) {
                 if self.loose.len() >= MOST_LOOSE {
                     self.loose.pop_front();
                     self.forgotten += 1;
@@ -306,6 +334,7 @@ impl Book {
                 self.loose.push_back(record);
             }
         }
+        self.keep_within_bounds();
     }
 
     fn stream(&mut self, at: Instant, text: &str, line: &StreamLine<'_>) {
@@ -350,6 +379,15 @@ impl Book {
                     circuit.attached.pop_front();
                 }
             }
+        }
+        self.keep_within_bounds();
+    }
+
+    /// Makes room where lines of what is known already have become too many.
+    fn keep_within_bounds(&mut self) {
+        while self.bytes > MOST_BYTES && !(self.circuits.is_empty() && self.streams.is_empty()) {
+            self.make_room_for_circuits();
+            self.make_room_for_streams();
         }
     }
 

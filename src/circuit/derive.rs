@@ -89,6 +89,8 @@ struct Known {
     set: Option<String>,
     /// Whether it was linked with the others of its set.
     linked: bool,
+    /// When it was built: again and again, if tor extended one that it had ready.
+    builds: Vec<i64>,
     /// When each HS_STATE was first told.
     hs_states: Vec<(String, i64)>,
     samples: Vec<CongestionSample>,
@@ -118,11 +120,16 @@ impl Known {
             bytes_read: None,
             bytes_written: None,
         };
-        Known { circuit, set: None, linked: false, hs_states: Vec::new(), samples: Vec::new() }
+        Known { circuit, set: None, linked: false, builds: Vec::new(), hs_states: Vec::new(), samples: Vec::new() }
     }
 
     fn plain(&self) -> Circuit {
         self.circuit.clone()
+    }
+
+    /// When it was built last before this moment.
+    fn built_before(&self, moment: i64) -> Option<i64> {
+        self.builds.iter().rev().find(|at| **at <= moment).copied()
     }
 
     fn since(&self, hs_state: &str) -> Option<i64> {
@@ -139,7 +146,10 @@ impl Known {
         }
         if line.status == "BUILT" {
             circuit.built_before_run.get_or_insert(found || at < 0);
-            circuit.built_us = circuit.built_us.or((!found).then_some(at));
+            if !found {
+                circuit.built_us.get_or_insert(at);
+                self.builds.push(at);
+            }
         }
         // A hop's time is that of the line that told of it first; of a circuit that was found, there is none.
         let extended = line.status == "EXTENDED" && !found;
@@ -347,10 +357,10 @@ fn onion_steps(circuits: &BTreeMap<u64, Known>, service: Option<&Known>, descrip
         descriptor_requested_us: descriptor("REQUESTED"),
         descriptor_received_us: descriptor("RECEIVED"),
         descriptor_requests: u32::try_from(requests).unwrap_or(u32::MAX),
-        intro_built_us: introduced.and_then(|(_, circuit)| circuit.built_us),
+        intro_built_us: introduced.and_then(|(at, circuit)| circuit.built_before(at)),
         introduced_us: introduced.map(|(at, _)| at),
         intro_acknowledged_us: introduced.and_then(|(_, circuit)| circuit.since("HSCI_DONE")),
-        rend_built_us: established.and_then(|(_, circuit)| circuit.built_us),
+        rend_built_us: established.and_then(|(at, circuit)| circuit.built_before(at)),
         rend_established_us: established.map(|(at, _)| at),
         joined_us: latest("HSCR_JOINED").map(|(at, _)| at),
         intro: introduced.map(|(_, circuit)| circuit.plain()),

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::Evidence;
 use super::book::Book;
-use super::event::{self, Event};
+use super::event::{self, Event, Words};
 use super::records::{Attached, CircuitRecord, Line, StreamRecord};
 use crate::clock::UnixMicros;
 
@@ -122,7 +122,7 @@ pub fn stream_has_ended(book: &Book, run: &RunKey) -> bool {
 /// A circuit that belongs to no run, as evidence: its times are relative to when it was first heard of.
 pub fn loose(circuit: &CircuitRecord) -> Option<Evidence> {
     let start = circuit.lines.first()?.at;
-    let mut text = Text { start, head: HEADER.to_owned() + "\n", lines: Vec::new() };
+    let mut text = Text { start, head: HEADER.to_owned() + "\n", lines: Vec::new(), size: 0 };
     text.head("start", circuit.heard_of.0);
     text.circuit(circuit, None, "", false);
     Some(Evidence(text.finish()))
@@ -159,18 +159,15 @@ fn timeouts_of<'a>(book: &'a Book, run: &RunKey) -> Vec<&'a Line> {
 }
 
 /// The circuits that the run's stream was attached to, with the other legs of their Conflux sets, and those
-/// that tor built for its user name while it was under way (to introduction and rendezvous points).
+/// that tor took for its user name while it was under way (to introduction and rendezvous points): of some it has
+/// built all but the last hop before.
 fn circuits_of<'a>(book: &'a Book, run: &RunKey, stream: Option<&StreamRecord>) -> Vec<&'a CircuitRecord> {
     let mut ids: Vec<u64> = stream.map_or(Vec::new(), |stream| stream.circuits.clone());
-    let user = run.user.as_ref().map(|user| format!("SOCKS_USERNAME=\"{user}\""));
     let named = |circuit: &&CircuitRecord| {
-        // One that was launched for anybody is for this user from the line on that says so.
-        let names = |line: &&Line| user.as_ref().is_some_and(|user| line.text.contains(user.as_str()));
-        let began = circuit.lines.iter().find(names).or(circuit.lines.first()).map_or(run.start, |line| line.at);
+        let of_user = |line: &&Line| Words(&line.text).get("SOCKS_USERNAME").as_deref() == run.user.as_deref();
         run.user.is_some()
             && circuit.user.as_deref() == run.user.as_deref()
-            && began >= run.start
-            && began <= run.ended
+            && circuit.lines.iter().find(of_user).is_some_and(|line| line.at >= run.start && line.at <= run.ended)
             // In a series, another run's stream may be what it was built for.
             && (circuit.attached.is_empty() || circuit.attached.iter().any(|attached| stream.is_some_and(|s| s.id == attached.stream)))
     };
@@ -210,11 +207,15 @@ struct Text {
     start: Instant,
     head: String,
     lines: Vec<(i64, String)>,
+    size: usize,
 }
+
+/// Evidence is never longer than this, in bytes; what is more is left out.
+const LONGEST: usize = 1 << 20;
 
 impl Text {
     fn new(run: &RunKey) -> Self {
-        let mut text = Text { start: run.start, head: HEADER.to_owned() + "\n", lines: Vec::new() };
+        let mut text = Text { start: run.start, head: HEADER.to_owned() + "\n", lines: Vec::new(), size: 0 };
         if let Some(user) = &run.user {
             text.head("user", user);
         }
@@ -279,6 +280,10 @@ impl Text {
     }
 
     fn put(&mut self, at: Instant, line: String) {
+        self.size += line.len();
+        if self.size > LONGEST {
+            return;
+        }
         let at = self.micros(at);
         // Nothing that tor sends holds a line end, but what it sends is not ours.
         self.lines.push((at, line.replace(['\n', '\r'], " ")));

@@ -126,11 +126,14 @@ impl CircuitRecord {
         }
     }
 
-    /// Whether it serves somebody else, or may do so: of one that was found, it can't be told who used it.
-    pub(super) fn is_foreign(&self) -> bool {
+    /// Whether it serves somebody else, or may do so, on a tor that others use too: of one that was found, it can't be
+    /// told who used it; and those for onion services tell much of whoever runs or visits them, without a stream.
+    pub(super) fn is_foreign(&self, is_own_onion: impl Fn(&str) -> bool) -> bool {
         let own = self.user.as_deref().is_some_and(|user| user.starts_with(USER_PREFIX));
+        let own_onion = self.onion.as_deref().is_some_and(is_own_onion);
         let found = self.lines.first().is_some_and(|line| line.found) && &*self.purpose == "GENERAL";
-        self.foreign || (!own && (self.user.is_some() || found))
+        let for_onion = self.onion.is_some() || self.purpose.starts_with("HS_");
+        self.foreign || (!own && (self.user.is_some() || found || (for_onion && !own_onion)))
     }
 
     /// Whether it failed, or has carried no stream of anybody.

@@ -24,6 +24,7 @@ fn replay_until(until: i64) -> Replay {
     let begin = Instant::now();
     let mut book = Book::new(1, begin, UnixMicros(BEGIN));
     book.version = Some("0.4.9.11".to_owned());
+    book.set_exclusive();
     let mut replay = Replay { book, begin };
     for line in RECORDED.lines() {
         let (at, line) = line.split_once(' ').unwrap();
@@ -146,6 +147,40 @@ fn conflux_shows_both_legs_and_what_each_carried() {
     assert!(conflux.legs.iter().all(|leg| leg.purpose.as_deref() == Some("CONFLUX_LINKED")), "{conflux:?}");
     let carried: Vec<_> = conflux.legs.iter().map(|leg| (leg.bytes_read, leg.bytes_written)).collect();
     assert_eq!(carried, [(Some(1527), Some(1018)), (Some(509), Some(509))]);
+}
+
+#[test]
+fn of_a_circuit_that_tor_had_ready_what_it_became_for_the_run_counts() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(0));
+    let at = |ms: u64| begin + Duration::from_millis(ms);
+    let hop = |i: u8| format!("${}~r{i}", format!("{i:02}").repeat(20));
+    let (three, four) = ([1, 2, 3].map(hop).join(","), [1, 2, 3, 4].map(hop).join(","));
+    let named = "REND_QUERY=abc SOCKS_USERNAME=\"perfd-1\"";
+    for (ms, line) in [
+        (10, "CIRC 5 LAUNCHED PURPOSE=HS_VANGUARDS".to_owned()),
+        (20, format!("CIRC 5 BUILT {three} PURPOSE=HS_VANGUARDS")),
+        (1000, "STREAM 1 NEW 0 abc.onion:80 SOURCE_ADDR=127.0.0.1:4000 SOCKS_USERNAME=\"perfd-1\"".to_owned()),
+        (1010, format!("CIRC_MINOR 5 CANNIBALIZED {three} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_CONNECTING {named}")),
+        (1050, format!("CIRC 5 EXTENDED {four} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_CONNECTING {named}")),
+        (1060, format!("CIRC 5 BUILT {four} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_CONNECTING {named}")),
+        (1070, format!("CIRC_MINOR 5 PURPOSE_CHANGED {four} PURPOSE=HS_CLIENT_INTRO HS_STATE=HSCI_INTRO_SENT {named}")),
+    ] {
+        book.note(at(ms), &line);
+    }
+    let run = RunKey {
+        user: Some("perfd-1".to_owned()),
+        local: Some(SocketAddr::from(([127, 0, 0, 1], 4000))),
+        start: at(990),
+        start_wall: UnixMicros(990_000),
+        ended: at(2000),
+        onion: Some("abc".to_owned()),
+        upload: false,
+    };
+    let steps = derive(&gather(&book, Some(&book), &run)).onion.unwrap();
+    assert_eq!((steps.intro_built_us, steps.introduced_us), (Some(70_000), Some(80_000)));
+    let intro = steps.intro.unwrap();
+    assert_eq!((names(&intro).as_str(), intro.built_us), ("r1>r2>r3>r4", Some(-970_000)));
 }
 
 #[test]
@@ -327,6 +362,39 @@ fn circuits_that_failed_or_that_nobody_used_are_loose() {
 }
 
 #[test]
+fn of_a_tor_that_others_use_too_only_perfds_own_circuits_are_kept() {
+    let begin = Instant::now();
+    let mut book = Book::new(1, begin, UnixMicros(0));
+    book.add_own_onion("mine");
+    for (id, what) in [
+        (1, "PURPOSE=GENERAL SOCKS_USERNAME=\"perfd-1\""),
+        (2, "PURPOSE=GENERAL SOCKS_USERNAME=\"somebody\""),
+        (3, "PURPOSE=HS_CLIENT_REND HS_STATE=HSCR_CONNECTING REND_QUERY=theirs"),
+        (4, "PURPOSE=HS_CLIENT_REND HS_STATE=HSCR_CONNECTING REND_QUERY=theirs SOCKS_USERNAME=\"perfd-1\""),
+        (5, "PURPOSE=HS_SERVICE_INTRO HS_STATE=HSSI_ESTABLISHED REND_QUERY=theirs"),
+        (6, "PURPOSE=HS_SERVICE_INTRO HS_STATE=HSSI_ESTABLISHED REND_QUERY=mine"),
+        (7, "PURPOSE=HS_VANGUARDS"),
+        (8, "PURPOSE=MEASURE_TIMEOUT"),
+        // A set's leg goes with the set, whose circuit is somebody's.
+        (9, "PURPOSE=CONFLUX_UNLINKED CONFLUX_ID=A1 SOCKS_USERNAME=\"somebody\""),
+    ] {
+        book.note(begin, &format!("CIRC {id} LAUNCHED {what}"));
+    }
+    book.note(begin, "STREAM 1 NEW 0 a.test:80 SOURCE_ADDR=127.0.0.1:4000 SOCKS_USERNAME=\"somebody\"");
+    book.note(begin, "STREAM 1 SENTCONNECT 9 a.test:80");
+    book.note(begin, "CIRC 10 LAUNCHED PURPOSE=CONFLUX_UNLINKED CONFLUX_ID=A1");
+    let (open, foreign) = book.open_circuits();
+    let mut shown: Vec<u64> = open.iter().map(|circuit| circuit.id).collect();
+    shown.sort_unstable();
+    assert_eq!((shown.as_slice(), foreign), ([1, 4, 6, 8].as_slice(), 6));
+    for id in 1..=10 {
+        book.note(begin, &format!("CIRC {id} FAILED REASON=TIMEOUT"));
+    }
+    let kept: Vec<u64> = book.take_loose().0.iter().map(|record| record.id).collect();
+    assert_eq!(kept, [1, 4, 6, 8]);
+}
+
+#[test]
 fn what_a_book_keeps_is_bounded_whatever_comes() {
     let begin = Instant::now();
     let mut book = Book::new(1, begin, UnixMicros(0));
@@ -404,6 +472,7 @@ fn whether_the_timeout_is_learned_is_what_was_told_last() {
 fn a_loose_circuit_that_was_found_has_times_relative_to_when_it_was() {
     let begin = Instant::now();
     let mut book = Book::new(1, begin, UnixMicros(BEGIN));
+    book.set_exclusive();
     // 2.5 s before the connection.
     book.found(begin + Duration::from_millis(500), "3 BUILT PURPOSE=GENERAL TIME_CREATED=2026-11-22T09:07:58.923468");
     book.note(begin + Duration::from_millis(900), "CIRC 3 CLOSED REASON=FINISHED");

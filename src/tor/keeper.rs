@@ -109,6 +109,8 @@ async fn store_the_rest(tor: &Tor, store: &Store) {
     let circuits: Vec<LooseCircuit> = circuits
         .into_iter()
         .filter_map(|(connection, record)| {
+            // SQLite's integers are signed; tor's own ids never get there.
+            i64::try_from(record.id).ok()?;
             let circuit = derive_loose(&loose(&record)?)?;
             Some(LooseCircuit { tor: tor.name().to_owned(), connection, since: record.heard_of, circuit })
         })

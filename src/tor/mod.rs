@@ -40,6 +40,9 @@ use crate::config;
 use crate::measurement::{Kind, Measurement};
 use state::State;
 
+/// What happened to a tor is told in no more bytes than this.
+const LONGEST_DETAIL: usize = 2048;
+
 /// No more results than this wait to be completed; what tor tells later of further ones is not looked at.
 const FOLLOWED: usize = 1024;
 
@@ -200,7 +203,7 @@ impl Tor {
             at: UnixMicros::now(),
             connection,
             what: what.to_owned(),
-            detail: detail.into(),
+            detail: shortened(detail.into()),
         });
         drop(state);
         self.0.to_store.notify_one();
@@ -210,7 +213,14 @@ impl Tor {
     fn open_book(&self) {
         let mut state = self.state();
         let connection = state.next_connection();
-        state.push_book(Book::new(connection, Instant::now(), UnixMicros::now()));
+        let mut book = Book::new(connection, Instant::now(), UnixMicros::now());
+        if matches!(self.0.config.run, config::TorRun::Started(_)) {
+            book.set_exclusive();
+        }
+        if let Some(onion) = &state.onion {
+            book.add_own_onion(&onion.address);
+        }
+        state.push_book(book);
     }
 
     /// Closes the present book, if it is open.
@@ -230,6 +240,12 @@ impl Tor {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is kept of what tor says is never longer than some lines.
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(LONGEST_DETAIL));
+    text
 }
 
 /// What tells a run's stream from others: of a run that began at `start` by the monotonic clock, and went to

@@ -66,7 +66,12 @@ pub(super) fn read_small(path: &Path) -> io::Result<String> {
 pub(super) fn keep(path: &Path, key: &str) -> Result<(), KeyError> {
     let draft = path.with_extension("key.new");
     let write = || {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
+        // One that is there may be open to others.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&draft)?;
         file.write_all(key.as_bytes())?;
         file.write_all(b"\n")?;
         file.sync_all()?;

@@ -120,7 +120,7 @@ fn hear(tor: &Tor, at: Instant, line: &[u8]) {
 
 fn bootstrap(status: &StatusLine<'_>) -> Option<Bootstrap> {
     let percent = status.words.get("PROGRESS")?.parse().ok()?;
-    let text = |key| status.words.text(key).unwrap_or_default();
+    let text = |key| super::shortened(status.words.text(key).unwrap_or_default());
     (status.action == "BOOTSTRAP").then(|| Bootstrap {
         percent,
         tag: text("TAG"),
@@ -304,7 +304,14 @@ async fn publish(tor: &Tor, commands: &Commands) -> Result<(), SessionError> {
 fn note_onion(tor: &Tor, address: String) {
     info!(tor = tor.name(), "publishes perfd's onion service {address}.onion");
     let status = OnionStatus { address: address.clone(), published: false, created: UnixMicros::now(), uploaded: None };
-    tor.state().onion = Some(status);
+    {
+        let mut state = tor.state();
+        // Also before the book is open, of a service that the torrc has.
+        if let Some(book) = state.books.back_mut() {
+            book.add_own_onion(&address);
+        }
+        state.onion = Some(status);
+    }
     tor.record("onion_created", format!("{address}.onion"));
 }
 

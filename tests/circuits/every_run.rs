@@ -66,7 +66,8 @@ fn every_run_knows_its_circuit() {
     let conflux = EXPERIMENTS.map(|(name, ..)| by_conflux(name));
 
     let said = format!(
-        "circuits: {} of {} right, {} of them over Conflux sets; {} more runs did not complete; {} bytes of evidence a run, at most {}, stored as {stored:.0}\n",
+        "circuits: {} of {} right, {} of them over Conflux sets; {} more runs did not complete; {} bytes of evidence \
+         a run, at most {}, stored as {stored:.0}\n",
         judged.len() - wrong.len().min(judged.len()),
         judged.len(),
         conflux[0],

@@ -136,8 +136,8 @@ fn onion_steps(steps: &OnionSteps, client: &Circuit, result: &ResultJson, servic
     ensure!(rendezvous.iter().all(Option::is_some), "a step is missing: {steps:?}");
     let (joined, response) = (steps.joined_us.context("never joined")?, result.steps_us.response.context("no reply")?);
     ensure!(joined <= i64::try_from(response)? + APART, "joined {joined}, granted {response}");
-    if joined < 0 {
-        // tor had met the service for a run before, whose time was up: that run's introduction is not this one's.
+    if joined < 0 || steps.introduced_us.is_none() && rendezvous[1] < Some(0) {
+        // tor went to the rendezvous for a run before, whose time was up: that run's introduction is not this one's.
         ensure!(steps.intro.is_none() && steps.service.is_none(), "an introduction before the run: {steps:?}");
         return Ok(());
     }
