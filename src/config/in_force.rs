@@ -69,7 +69,7 @@ fn of_tor(tor: &Tor) -> Value {
                 "name": tor.name,
                 "run": "started",
                 "single_hop": single_hop,
-                "torrc": torrc.iter().map(|line| without_secrets(line)).collect::<Vec<_>>(),
+                "torrc": torrc.iter().filter_map(|line| without_secrets(line)).collect::<Vec<_>>(),
                 "torrc_file": torrc_file.as_ref().map(|file| file.to_string_lossy()),
             })
         }
@@ -88,22 +88,27 @@ fn one_or_list<T: serde::Serialize>(items: &[T]) -> Value {
     }
 }
 
-/// A line of a torrc without what must not be published: of a bridge the transport is left.
-fn without_secrets(line: &str) -> String {
+/// A line of a torrc without what must not be published: of a bridge the transport is left, and of a comment, which
+/// may be a bridge that was taken out, nothing.
+fn without_secrets(line: &str) -> Option<String> {
     const SECRETS: [&str; 5] =
         ["bridge", "httpproxyauthenticator", "httpsproxyauthenticator", "socks5proxypassword", "socks5proxyusername"];
+    let line = line.split('#').next().unwrap_or_default().trim_end();
+    if line.is_empty() {
+        return None;
+    }
     let (keyword, value) = line.trim().split_once([' ', '\t']).unwrap_or((line, ""));
     // tor completes what is cut short.
     let written = keyword.to_ascii_lowercase();
     let whole = matches!(written.as_str(), "httpproxy" | "httpsproxy");
     if whole || !SECRETS.iter().any(|secret| secret.starts_with(&written)) {
-        return line.to_owned();
+        return Some(line.to_owned());
     }
     let is_name = |word: &&str| word.starts_with(|c: char| c.is_ascii_alphabetic()) && !word.contains([':', '.']);
-    match value.split_whitespace().next().filter(|word| written == "bridge" && is_name(word)) {
+    Some(match value.split_whitespace().next().filter(|word| written == "bridge" && is_name(word)) {
         Some(transport) => format!("{keyword} {transport} (not shown)"),
         None => format!("{keyword} (not shown)"),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -124,9 +129,13 @@ mod tests {
             (" Socks5ProxyP geheim", "Socks5ProxyP (not shown)"),
             ("HTTPSProxyAuthenticator a:b", "HTTPSProxyAuthenticator (not shown)"),
             ("HTTPSProxy 192.0.2.1:80", "HTTPSProxy 192.0.2.1:80"),
+            ("UseBridges 1 # Bridge 192.0.2.1:443", "UseBridges 1"),
         ];
         for (line, shown) in cases {
-            assert_eq!(without_secrets(line), shown);
+            assert_eq!(without_secrets(line).as_deref(), Some(shown));
+        }
+        for comment in ["", "# Bridge 192.0.2.1:443 AAAA", "  #Bridge 192.0.2.1:443"] {
+            assert_eq!(without_secrets(comment), None);
         }
     }
 }

@@ -12,6 +12,7 @@ mod keeper;
 mod onion;
 mod output;
 pub mod process;
+mod redact;
 mod session;
 mod state;
 mod supervisor;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::redact::redacted;
 use crate::circuit::book::{Book, OpenCircuit};
 use crate::circuit::records::CircuitRecord;
 use crate::circuit::{BuildTimeout, TorEvent};
@@ -50,7 +51,7 @@ pub struct TorStatus {
     pub bootstrap: Option<Bootstrap>,
     /// How it reaches its first hop: `bridge`, or the name of a pluggable transport; absent: by guards.
     pub transport: Option<String>,
-    /// Its entry guards and what it says of each, the first ones first.
+    /// Its entry guards and what it says of each, the first ones first; of bridges no fingerprints.
     pub guards: Vec<String>,
     /// The circuit build timeout in force, where tor has announced one.
     pub build_timeout: Option<BuildTimeout>,
@@ -230,7 +231,10 @@ impl State {
             control_lines: book.map_or(0, Book::lines),
             bootstrap: self.bootstrap.clone(),
             transport: self.transport.clone(),
-            guards: self.guards.clone(),
+            guards: match self.transport {
+                None => self.guards.clone(),
+                Some(_) => self.guards.iter().map(|bridge| redacted(bridge)).collect(),
+            },
             build_timeout: book.and_then(Book::build_timeout_in_force),
             onion: self.onion.clone(),
             circuits,

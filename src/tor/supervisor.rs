@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::process::{NoControl, Process};
+use super::redact::redacted;
 use super::session::{self, SessionError};
 use super::{Tor, keeper};
 use crate::config::{Control, ControlAddress, StartedTor, TorRun};
@@ -78,7 +79,7 @@ async fn keep_running(tor: &Tor, started: &StartedTor, shutdown: &CancellationTo
             Ok(process) => run_once(tor, started, process, shutdown).await,
             Err(error) => {
                 report(tor, &error.to_string());
-                tor.record("not_started", error.to_string());
+                tor.record("not_started", redacted(&error.to_string()));
             }
         }
         tokio::select! {
@@ -115,7 +116,7 @@ async fn run_once(tor: &Tor, started: &StartedTor, mut process: Process, shutdow
     }
     if let Some((what, detail)) = why {
         report(tor, &detail);
-        tor.record(what, detail);
+        tor.record(what, redacted(&detail));
     }
 }
 
@@ -157,10 +158,14 @@ fn how_far(tor: &Tor) -> String {
     state.bootstrap.as_ref().map_or(String::new(), |b| format!(" at {} % ({}: {})", b.percent, b.tag, b.summary))
 }
 
-/// Says what is wrong, once as long as it is the same.
+/// Says what is wrong, once as long as it is the same: the log whole, everybody without what gives a bridge away.
 fn report(tor: &Tor, problem: &str) {
-    let before = tor.state().problem.replace(problem.to_owned());
-    if before.as_deref() != Some(problem) {
+    let shown = match &tor.0.config.run {
+        TorRun::Started(_) => redacted(problem),
+        TorRun::Address { .. } => problem.to_owned(),
+    };
+    let before = tor.state().problem.replace(shown.clone());
+    if before != Some(shown) {
         warn!(tor = tor.name(), "{problem}");
     }
 }
