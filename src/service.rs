@@ -20,7 +20,7 @@ use crate::payload::in_flight::InFlight;
 use crate::probe::Prober;
 use crate::scheduler::{Board, Experimenter, Means, Route, Server};
 use crate::store::{Store, StoreHealth};
-use crate::tor::{Tor, Tors, supervise};
+use crate::tor::{Tor, Tors, supervise_all};
 use crate::version;
 use crate::web::serve::{Limits, serve};
 use crate::web::{Parts, Shared, router};
@@ -125,12 +125,12 @@ pub async fn run(
             Ok(())
         });
     }
-    for tor in tors.iter().cloned() {
-        let looked_after = supervise(tor, store.clone(), shutdown.clone());
-        parts.spawn(async {
-            looked_after.await;
-            Ok(())
-        });
+    let mut threads = vec![measuring];
+    if tors.iter().next().is_some() {
+        let (looked_after, thread) =
+            supervise_all(&tors, &store, &shutdown).context("can't start the control thread")?;
+        threads.push(thread);
+        parts.spawn(async { Ok(looked_after.await??) });
     }
 
     let reloading = reload_when_told(tors.clone(), reload, shutdown.clone());
@@ -191,9 +191,9 @@ pub async fn run(
     if let Err(e) = closed {
         outcome = outcome.and(Err(e.into()));
     }
-    let ended = tokio::time::timeout(FAREWELL, tokio::task::spawn_blocking(move || measuring.join())).await;
-    if ended.is_err() {
-        error!("the measuring thread did not end in time");
+    let join = || threads.into_iter().for_each(|thread| drop(thread.join()));
+    if tokio::time::timeout(FAREWELL, tokio::task::spawn_blocking(join)).await.is_err() {
+        error!("the measuring thread, or that of the tors, did not end in time");
     }
     if outcome.is_ok() {
         info!("ended");

@@ -2,7 +2,7 @@
 //! perfd starts itself.
 //!
 //! A [`Tor`] is what the rest of perfd knows of one: where it can be measured through, what it told of a run,
-//! how it is doing. [`supervise`] does the work behind it: it starts the process where that is ours, keeps the
+//! how it is doing. [`supervise_all`] does the work behind it: it starts the process where that is ours, keeps the
 //! connection, and creates again what was created before.
 
 mod briefly;
@@ -16,6 +16,7 @@ mod redact;
 mod session;
 mod state;
 mod supervisor;
+mod thread;
 pub mod torrc;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ pub use briefly::{greet, listen};
 pub use keeper::Following;
 pub use onion::OnionPlan;
 pub use state::{Bootstrap, Condition, OnionStatus, TorStatus};
-pub use supervisor::supervise;
+pub use thread::supervise_all;
 
 use crate::circuit::book::Book;
 use crate::circuit::evidence::{self, RunKey};
@@ -40,6 +41,7 @@ use crate::clock::UnixMicros;
 use crate::config;
 use crate::measurement::{Kind, Measurement};
 use state::State;
+use supervisor::supervise;
 
 /// What happened to a tor is told in no more bytes than this.
 const LONGEST_DETAIL: usize = 2048;
@@ -72,7 +74,7 @@ struct Shared {
 }
 
 impl Tor {
-    /// A tor that nobody looks after yet: see [`supervise`].
+    /// A tor that nobody looks after yet: see [`supervise_all`].
     pub fn new(config: config::Tor, onion: Option<OnionPlan>) -> Self {
         let (following, followed) = mpsc::channel(FOLLOWED);
         Tor(Arc::new(Shared {
