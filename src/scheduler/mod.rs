@@ -278,7 +278,7 @@ impl Experimenter {
             ended: None,
         };
         let entered = self.means.store.record_slots(row, self.grid()).await?;
-        let why = reason.map_or("", SlotReason::as_str);
+        let why = reason.map(SlotReason::as_str);
         if entered > 0 {
             info!(experiment = name, slots = entered, %first, %last, why, "slots {}", state.as_str());
         }
