@@ -1,7 +1,9 @@
 //! perfd measures the performance of the Tor network as its users feel it.
 //!
-//! Data flows one way: config → scheduler → probe → store → export → web. A module uses only those
-//! below it on the map that ARCHITECTURE.md draws; it also walks one measurement and one request through it.
+//! Data flows one way: config → scheduler → probe → store → export → web. Beside the probe stands tor, which hears what
+//! the tors tell, and keeps it in circuit, where it is derived what carried a run; that comes to the store with
+//! the run's result, or a few seconds after it. A module uses only those below it on the map that ARCHITECTURE.md draws;
+//! it also walks one measurement, one request and one tor through it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
