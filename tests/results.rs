@@ -1,5 +1,5 @@
 //! `/results`: every format, every filter, and a cursor that neither skips nor repeats a row while rows
-//! are added.
+//! are added and none is completed.
 
 #[path = "common/web.rs"]
 mod web;

@@ -283,7 +283,8 @@ impl Book {
             self.make_room_for_circuits();
         }
         let now = self.since_wall.plus(at.saturating_duration_since(self.since));
-        let new = || CircuitRecord::new(line.id, now);
+        let from_launch = line.status == "LAUNCHED" && !found;
+        let new = || CircuitRecord { from_launch, ..CircuitRecord::new(line.id, now) };
         let circuit = self.circuits.entry(line.id).or_insert_with(new);
         let more = keep(&mut circuit.lines, Line { found, ..self::line(at, text) });
         self.bytes = self.bytes.saturating_add_signed(more);

@@ -1,4 +1,4 @@
-//! From a run's evidence to what it says (no I/O): the one place that interprets control lines.
+//! From a run's evidence to what it says (no I/O): the one place that interprets the lines of a run.
 //!
 //! The same at once and years later: a newer perfd derives old evidence again.
 

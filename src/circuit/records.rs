@@ -53,6 +53,8 @@ pub struct CircuitRecord {
     pub attached: VecDeque<Attached>,
     /// Whether somebody else's stream was attached to it.
     pub(super) foreign: bool,
+    /// Whether all was told of it: it was neither found nor forgotten in between.
+    pub(super) from_launch: bool,
     /// When it ended.
     pub ended: Option<Instant>,
 }
@@ -122,18 +124,19 @@ impl CircuitRecord {
             traffic: Traffic::default(),
             attached: VecDeque::new(),
             foreign: false,
+            from_launch: false,
             ended: None,
         }
     }
 
-    /// Whether it serves somebody else, or may do so, on a tor that others use too: of one that was found, it can't be
-    /// told who used it; and those for onion services tell much of whoever runs or visits them, without a stream.
+    /// Whether it serves somebody else, or may do so, on a tor that others use too: of one that was not seen from its
+    /// launch on, it can't be told who used it; and those for onion services tell much of whoever runs or visits them,
+    /// without a stream.
     pub(super) fn is_foreign(&self, is_own_onion: impl Fn(&str) -> bool) -> bool {
-        let own = self.user.as_deref().is_some_and(|user| user.starts_with(USER_PREFIX));
-        let own_onion = self.onion.as_deref().is_some_and(is_own_onion);
-        let found = self.lines.first().is_some_and(|line| line.found) && &*self.purpose == "GENERAL";
+        let own = self.user.as_deref().is_some_and(|user| user.starts_with(USER_PREFIX))
+            || (self.user.is_none() && self.onion.as_deref().is_some_and(is_own_onion));
         let for_onion = self.onion.is_some() || self.purpose.starts_with("HS_");
-        self.foreign || (!own && (self.user.is_some() || found || (for_onion && !own_onion)))
+        self.foreign || (!own && (self.user.is_some() || for_onion || !self.from_launch))
     }
 
     /// Whether it failed, or has carried no stream of anybody.

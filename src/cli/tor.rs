@@ -17,7 +17,7 @@ use crate::tor::{Condition, OnionStatus, TorStatus};
 /// Show how the tors of a running perfd are doing
 ///
 /// Without a name a line each, with one all that perfd knows of that tor: its guards, its open circuits, what
-/// happened to it last. Circuits that carry other programs' streams are counted and not shown.
+/// happened to it last. Circuits that are, or may be, other programs' are counted and not shown.
 #[derive(Args, Debug)]
 pub struct TorArgs {
     /// Only this one, by its name in the configuration, and all that is known of it
