@@ -39,8 +39,8 @@ use health::HealthCache;
 use payload::Allowance;
 use places::{Place, Places};
 
-/// How many answers with results (or circuits, or comparisons) may be under way at a time, until they are sent; those
-/// of any length read the store in short pages.
+/// How many answers that may be long (results, circuits, comparisons, tors) may be under way at a time, until they are
+/// sent; those with results read the store in short pages.
 const RESULT_PLACES: usize = 16;
 
 /// And so many of them for one client.
