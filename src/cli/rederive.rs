@@ -194,11 +194,10 @@ fn show(counts: &Counts) {
 mod tests {
     use super::*;
     use crate::clock::UnixMicros;
-    use crate::measurement::Measurement;
     use crate::slot::{Grid, SlotId, SlotState};
     use crate::store::NewResult;
     use crate::test_support::circuit::example_circuit;
-    use crate::test_support::example_row;
+    use crate::test_support::{example_result, example_row};
 
     /// Stores two runs whose circuit is none that their evidence gives.
     async fn fill(store: &Store, lines: &Evidence) {
@@ -206,21 +205,7 @@ mod tests {
         let slot = SlotId { experiment: row.experiment, planned: row.planned };
         let grid = Grid::new(Duration::from_secs(1), Duration::ZERO);
         store.begin_slot(slot.clone(), grid, row.planned).await.unwrap();
-        let result = |run| {
-            let row = example_row();
-            NewResult {
-                source: row.source,
-                experiment: row.experiment,
-                tor: row.tor,
-                planned: row.planned,
-                configuration: String::new(),
-                version: row.version,
-                server: row.server,
-                place: row.place,
-                measurement: Measurement { id: RunId::from_bits(run), ..row.measurement },
-                circuit: Some((example_circuit(), lines.clone())),
-            }
-        };
+        let result = |run| NewResult { circuit: Some((example_circuit(), lines.clone())), ..example_result(run) };
         let results = vec![result(1), result(2)];
         store.finish_slot(slot, SlotState::Done, None, UnixMicros(1), results).await.unwrap();
     }
