@@ -13,6 +13,7 @@ use crate::measurement::{
     CURVE_POINTS, Cause, Curve, Failure, Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, RunId,
     ServerKind, ServerSide, Steps,
 };
+use crate::store::NewResult;
 
 /// A complete run of 50 KiB that began at 2026-11-22T10:00:00Z.
 pub fn example_row() -> ResultRow {
@@ -63,6 +64,23 @@ pub fn example_row() -> ResultRow {
         server: ServerKind::Exit,
         place: Place::ALONE,
         measurement,
+        circuit: None,
+    }
+}
+
+/// The same run under this name, as it is stored first.
+pub fn example_result(id: u128) -> NewResult {
+    let row = example_row();
+    NewResult {
+        source: row.source,
+        experiment: row.experiment,
+        tor: row.tor,
+        planned: row.planned,
+        configuration: "the configuration".to_owned(),
+        version: row.version,
+        server: row.server,
+        place: row.place,
+        measurement: Measurement { id: RunId::from_bits(id), ..row.measurement },
         circuit: None,
     }
 }

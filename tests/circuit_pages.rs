@@ -11,7 +11,7 @@ use perfd::clock::UnixMicros;
 use perfd::measurement::RunId;
 use perfd::store::NewResult;
 use serde_json::{Value, json};
-use web::{Server, add, circuit_data, config, new_result, perfd, with_circuit, within};
+use web::{Client, Server, add, circuit_data, config, new_result, perfd, with_circuit, within};
 
 /// A name that no other begins like.
 const NAME: u128 = 0xfeed_beef << 96;
@@ -85,12 +85,53 @@ async fn circuits_that_no_run_used_are_given_by_their_time() {
     assert_eq!((ids(&some), &some["more"]), (vec![1, 2], &json!(true)));
     assert_eq!(ids(&get("?until=2026-11-22").await), [0u64; 0]);
     for (query, reason) in [
-        ("?limit=5001", "limit=5001: must be a number from 1 to 5000"),
+        ("?limit=1001", "limit=1001: must be a number from 1 to 1000"),
         ("?since=soon", "since=soon: must be a time such as"),
         ("?tor=a", "tor is no parameter of this page; there are since, until, limit"),
     ] {
         let reply = server.get(&format!("/circuits.json{query}")).await;
         assert_eq!((reply.status, reply.reason().contains(reason)), (400, true), "{}", reply.reason());
+    }
+}
+
+/// Who reads slowly, or not at all, holds an answer in memory: so it counts until it is sent.
+#[tokio::test]
+async fn circuits_have_their_place_until_they_are_read() {
+    let server = Server::start(config("")).await;
+    // More than the system's buffers take of an answer that nobody reads.
+    let circuit = |id: u64| LooseCircuit {
+        tor: "tor".to_owned(),
+        connection: 1,
+        since: UnixMicros(id as i64),
+        circuit: perfd::circuit::Circuit {
+            id,
+            build_flags: vec!["X".repeat(10_000)],
+            ..circuit_data().circuit.unwrap()
+        },
+    };
+    server.store.record_circuits((0..1000).map(circuit).collect()).await.unwrap();
+    let ask = async || {
+        let mut client = Client::connect_narrow(server.address).await;
+        client.send("GET /circuits.json HTTP/1.1\r\nHost: test\r\n\r\n").await;
+        let (status, headers) = within("head", client.head()).await;
+        (client, status, headers)
+    };
+    let mut stalled = Vec::new();
+    let refused = loop {
+        let (client, status, headers) = ask().await;
+        if status != 200 {
+            break headers;
+        }
+        stalled.push(client);
+        assert!(stalled.len() <= 4, "one client gets no more of them");
+    };
+    assert!(refused.contains(&("retry-after".to_owned(), "5".to_owned())), "{refused:?}");
+    assert_eq!(stalled.len(), 4);
+    assert_eq!(server.get("/pairs.json?experiment=50kib").await.status, 503, "these are the same places");
+    drop(stalled);
+    within("place", async { while server.get("/pairs.json?experiment=50kib").await.status != 200 {} }).await;
+    for _ in 0..5 {
+        assert_eq!(server.get("/circuits.json?limit=2").await.json()["circuits"].as_array().unwrap().len(), 2);
     }
 }
 

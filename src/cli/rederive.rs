@@ -1,5 +1,6 @@
 //! `perfd rederive`: derives what tor told of each stored run again, from the lines that were kept.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,10 +15,10 @@ use super::output;
 use crate::circuit::{CircuitData, Evidence, derive};
 use crate::config::Config;
 use crate::measurement::RunId;
-use crate::store::{Store, StoreError, StoreHealth, StoredEvidence};
+use crate::store::{Rederived, Store, StoreError, StoreHealth, StoredEvidence};
 
-/// Runs that are read at a time, and then written at once. Few: a perfd that runs beside this may complete a run
-/// between the two, and it must not wait long to write.
+/// Runs that are read at a time, and then written at once. Few: a perfd that runs beside this must not wait long to
+/// write.
 const PAGE: usize = 32;
 
 /// A store that can't be written is tried for so long.
@@ -33,7 +34,8 @@ const FAREWELL: Duration = Duration::from_secs(4);
 /// gets a new revision, so that who follows the results gets it again. A run whose lines can't be read, or
 /// are none of this version, stays as it is, and is counted.
 ///
-/// A perfd that runs may go on meanwhile. A store of an older perfd is brought up to date first, as
+/// A perfd that runs may go on meanwhile. A run that it completes between reading and writing stays as that
+/// perfd wrote it, and is counted as overtaken. A store of an older perfd is brought up to date first, as
 /// `perfd run` does it (also with --dry-run), and is then none for that older one any more. Run it as
 /// perfd's user, or with sudo.
 #[derive(Args, Debug)]
@@ -55,7 +57,11 @@ struct Counts {
     runs: u64,
     changed: u64,
     unreadable: u64,
+    overtaken: u64,
 }
+
+/// A run of which something else came out, and the evidence that says so.
+type Change = (RunId, Box<CircuitData>, Evidence);
 
 /// Derives and says what changed.
 pub fn run(args: RederiveArgs) -> Result<(), Exit> {
@@ -80,9 +86,12 @@ pub fn run(args: RederiveArgs) -> Result<(), Exit> {
             if std::io::stderr().is_terminal() {
                 let _ = write!(std::io::stderr(), "\r\x1b[K");
             }
-            let Counts { runs, changed, unreadable } = counts;
+            let Counts { runs, changed, unreadable, overtaken } = counts;
             let would = if args.dry_run { "would be changed" } else { "changed" };
-            let summary = format!("{runs} runs, {changed} {would}, {unreadable} unreadable");
+            let mut summary = format!("{runs} runs, {changed} {would}, {unreadable} unreadable");
+            if overtaken > 0 {
+                let _ = write!(summary, ", {overtaken} overtaken by a perfd that runs");
+            }
             match outcome {
                 Ok(()) => {
                     output::line(summary);
@@ -111,40 +120,51 @@ async fn all(store: &Store, dry_run: bool, counts: &mut Counts) -> Result<(), St
         let mut changes = Vec::new();
         for stored in page {
             counts.runs += 1;
-            match rederived(stored) {
-                Rederived::Same => {}
-                Rederived::Other(id, data, evidence) => changes.push((id, *data, evidence)),
-                Rederived::Unreadable => counts.unreadable += 1,
+            match derived(stored) {
+                Derived::Same => {}
+                Derived::Other(change) => changes.push(change),
+                Derived::Unreadable => counts.unreadable += 1,
             }
         }
-        counts.changed += if dry_run { changes.len() as u64 } else { write(store, changes).await? };
+        if dry_run {
+            counts.changed += changes.len() as u64;
+        } else {
+            write(store, changes, counts).await?;
+        }
         show(counts);
     }
 }
 
-enum Rederived {
+enum Derived {
     Same,
-    Other(RunId, Box<CircuitData>, Evidence),
+    Other(Change),
     Unreadable,
 }
 
-fn rederived(StoredEvidence { id, start, evidence, data: before }: StoredEvidence) -> Rederived {
-    let Some(evidence) = evidence.map(Evidence) else { return Rederived::Unreadable };
+fn derived(StoredEvidence { id, start, evidence, data: before }: StoredEvidence) -> Derived {
+    let Some(evidence) = evidence.map(Evidence) else { return Derived::Unreadable };
     if evidence.start() != Some(start) {
-        return Rederived::Unreadable;
+        return Derived::Unreadable;
     }
     let data = derive(&evidence);
-    if before.as_ref() == Some(&data) { Rederived::Same } else { Rederived::Other(id, data.into(), evidence) }
+    if before.as_ref() == Some(&data) { Derived::Same } else { Derived::Other((id, data.into(), evidence)) }
 }
 
-/// Writes these runs, in one transaction as a rule; how many of them were changed.
-async fn write(store: &Store, changes: Vec<(RunId, CircuitData, Evidence)>) -> Result<u64, StoreError> {
-    let write = |(id, data, evidence)| async move { store.complete_run(&id, data, evidence).await };
+/// Writes these runs, in one transaction as a rule, and counts what became of them.
+async fn write(store: &Store, changes: Vec<Change>, counts: &mut Counts) -> Result<(), StoreError> {
+    let write = |(id, data, evidence): Change| async move { store.rederive_run(&id, *data, evidence).await };
     let written = tokio::select! {
         written = join_all(changes.into_iter().map(write)) => written,
         error = given_up(store.health()) => return Err(error),
     };
-    written.into_iter().map(|changed| Ok(u64::from(changed?.is_some()))).sum()
+    for rederived in written {
+        match rederived? {
+            Rederived::Changed(_) => counts.changed += 1,
+            Rederived::Same => {}
+            Rederived::Overtaken => counts.overtaken += 1,
+        }
+    }
+    Ok(())
 }
 
 /// Returns once the store can't be written, and has had its time to get well.
@@ -167,5 +187,54 @@ fn show(counts: &Counts) {
     if err.is_terminal() {
         // Nobody reads it, then.
         let _ = write!(err, "\r\x1b[K{} runs, {} changed", counts.runs, counts.changed).and_then(|()| err.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMicros;
+    use crate::slot::{Grid, SlotId, SlotState};
+    use crate::store::NewResult;
+    use crate::test_support::circuit::example_circuit;
+    use crate::test_support::{example_result, example_row};
+
+    /// Stores two runs whose circuit is none that their evidence gives.
+    async fn fill(store: &Store, lines: &Evidence) {
+        let row = example_row();
+        let slot = SlotId { experiment: row.experiment, planned: row.planned };
+        let grid = Grid::new(Duration::from_secs(1), Duration::ZERO);
+        store.begin_slot(slot.clone(), grid, row.planned).await.unwrap();
+        let result = |run| NewResult { circuit: Some((example_circuit(), lines.clone())), ..example_result(run) };
+        let results = vec![result(1), result(2)];
+        store.finish_slot(slot, SlotState::Done, None, UnixMicros(1), results).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn runs_that_were_completed_meanwhile_are_counted_and_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("perfd.sqlite")).unwrap();
+        let start = example_row().measurement.start.0;
+        let lines = Evidence(format!("perfd evidence 1\nstart {start}\nconnection 1\nsince -1\n\n"));
+        fill(&store, &lines).await;
+        let page = store.reader().evidence_page(None, PAGE).await.unwrap();
+        let changes = page.into_iter().map(|stored| match derived(stored) {
+            Derived::Other(change) => change,
+            _ => panic!("nothing else came out"),
+        });
+        let changes: Vec<Change> = changes.collect();
+
+        let later = Evidence(format!("{}100 BUILDTIMEOUT_SET RESUME\n", lines.0));
+        let (one, two) = (RunId::from_bits(1), RunId::from_bits(2));
+        assert_eq!(store.complete_run(&two, example_circuit(), later.clone()).await, Ok(Some(3)));
+        let mut counts = Counts::default();
+        write(&store, changes, &mut counts).await.unwrap();
+        assert_eq!(counts, Counts { changed: 1, overtaken: 1, ..Counts::default() });
+        let stored = async |id| {
+            let whole = store.reader().result(id).await.unwrap().unwrap();
+            (whole.row.circuit, whole.evidence)
+        };
+        assert_eq!(stored(&one).await, (Some(derive(&lines)), Some(lines.0.clone())));
+        assert_eq!(stored(&two).await, (Some(example_circuit()), Some(later.0)));
     }
 }

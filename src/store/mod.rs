@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 pub use error::{OpenError, StoreError, StoreHealth};
+pub use operation::Rederived;
 pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
@@ -225,6 +226,22 @@ impl Store {
         match self.write(Operation::CompleteRun { id, data, evidence }).await? {
             Done::Revision(revision) => Ok(revision),
             _ => Ok(None),
+        }
+    }
+
+    /// Replaces what was derived of a stored run, with a new revision like [`Store::complete_run`], if `evidence`,
+    /// from which `data` was derived, is still exactly what is stored: a perfd that runs may have completed the run
+    /// since it was read, and what it stored is better.
+    pub async fn rederive_run(
+        &self,
+        id: &RunId,
+        data: CircuitData,
+        evidence: Evidence,
+    ) -> Result<Rederived, StoreError> {
+        let (id, data) = (id.clone(), Box::new(data));
+        match self.write(Operation::RederiveRun { id, data, evidence }).await? {
+            Done::Rederived(rederived) => Ok(rederived),
+            _ => Ok(Rederived::Overtaken),
         }
     }
 

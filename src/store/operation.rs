@@ -19,6 +19,7 @@ pub(super) enum Operation {
     RecordSlots { row: SlotRow, grid: Grid },
     AbortUnfinished { now: UnixMicros },
     CompleteRun { id: RunId, data: Box<CircuitData>, evidence: Evidence },
+    RederiveRun { id: RunId, data: Box<CircuitData>, evidence: Evidence },
     RecordCircuits(Vec<LooseCircuit>),
     RecordTorEvents(Vec<TorEvent>),
 }
@@ -39,7 +40,19 @@ pub(super) enum Done {
     Nothing,
     Revisions(Vec<i64>),
     Revision(Option<i64>),
+    Rederived(Rederived),
     Count(u64),
+}
+
+/// What became of a run whose circuit was derived again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rederived {
+    /// It was replaced, and the run has this revision now.
+    Changed(i64),
+    /// Exactly this was stored already.
+    Same,
+    /// Other evidence was stored meanwhile (or the run is gone), so what was derived from the old one is void.
+    Overtaken,
 }
 
 /// Why an operation was not carried out.
@@ -64,6 +77,7 @@ pub(super) fn apply(conn: &Connection, operation: &Operation, again: bool) -> Re
         Operation::RecordSlots { row, grid } => record_slots(conn, row, grid),
         Operation::AbortUnfinished { now } => abort_unfinished(conn, *now),
         Operation::CompleteRun { id, data, evidence } => complete_run(conn, id, data, evidence, again),
+        Operation::RederiveRun { id, data, evidence } => rederive_run(conn, id, data, evidence, again),
         Operation::RecordCircuits(circuits) => Ok(Done::Count(tors::put_circuits(conn, circuits)?)),
         Operation::RecordTorEvents(events) => Ok(Done::Count(tors::put_events(conn, events)?)),
     }
@@ -181,6 +195,21 @@ fn complete_run(
     let revision = next_revision(conn)?;
     conn.prepare_cached("UPDATE result SET revision = ?2 WHERE id = ?1")?.execute(params![id.as_str(), revision])?;
     Ok(Done::Revision(Some(revision)))
+}
+
+/// Replaces what was derived of a run, if what it was derived from is still the evidence that is stored.
+fn rederive_run(
+    conn: &Connection,
+    id: &RunId,
+    data: &CircuitData,
+    evidence: &Evidence,
+    again: bool,
+) -> Result<Done, Fault> {
+    if !parts::has_evidence(conn, id, evidence)? {
+        return Ok(Done::Rederived(Rederived::Overtaken));
+    }
+    let Done::Revision(revision) = complete_run(conn, id, data, evidence, again)? else { return Ok(Done::Nothing) };
+    Ok(Done::Rederived(revision.map_or(Rederived::Same, Rederived::Changed)))
 }
 
 fn stored_revisions(conn: &Connection, results: &[NewResult]) -> Result<Vec<i64>, Fault> {

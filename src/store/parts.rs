@@ -57,9 +57,18 @@ pub(super) fn has_circuit(conn: &Connection, id: &RunId, data: &CircuitData, evi
         .prepare_cached("SELECT body FROM circuit_data WHERE run_id = ?1")?
         .query_row([id.as_str()], |row| row.get(0))
         .optional()?;
-    // What is stored and can't be read is not this.
-    let stored = self::evidence(conn, id).unwrap_or(None).unwrap_or_default();
-    Ok(body.is_some_and(|body| body_text(data).is_ok_and(|text| text == body)) && stored == bounded(&evidence.0))
+    Ok(body.is_some_and(|body| body_text(data).is_ok_and(|text| text == body)) && has_evidence(conn, id, evidence)?)
+}
+
+/// Whether exactly these lines are stored of the run.
+pub(super) fn has_evidence(conn: &Connection, id: &RunId, evidence: &Evidence) -> Result<bool> {
+    let stored = match self::evidence(conn, id) {
+        Ok(stored) => stored.unwrap_or_default(),
+        // What is stored and can't be read is not this.
+        Err(error) if error.sqlite_error_code().is_none() => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(stored == bounded(&evidence.0))
 }
 
 /// What tor told of the run; `None` where nothing was stored.

@@ -131,3 +131,99 @@ async fn store_the_rest(tor: &Tor, store: &Store) {
 fn not_stored(tor: &Tor, what: &str, error: &StoreError) {
     warn!(tor = tor.name(), %error, "not stored: {what}");
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::circuit::Evidence;
+    use crate::clock::UnixMicros;
+    use crate::config::{self, Control, ControlAddress, TorRun};
+    use crate::slot::{Grid, SlotId, SlotState};
+    use crate::store::{NewResult, StoreHealth};
+    use crate::test_support::example_result;
+
+    /// A tor under control, of whose connection everything is known.
+    fn connected() -> Tor {
+        let control = Control { address: ControlAddress::Tcp(([127, 0, 0, 1], 9).into()), password_file: None };
+        let run = TorRun::Address { socks: ([127, 0, 0, 1], 9).into(), control: Some(control) };
+        let tor = Tor::new(
+            config::Tor { name: "main".to_owned(), run, drop_guards_every: None, drop_timeouts_every: None },
+            None,
+        );
+        tor.open_book();
+        tor
+    }
+
+    fn tells(tor: &Tor, line: &str) {
+        tor.state().books.back_mut().unwrap().note(std::time::Instant::now(), line);
+    }
+
+    /// Stores two runs with what tor has told of them so far: their streams are new.
+    async fn two_runs(tor: &Tor, store: &Store) -> [Following; 2] {
+        let runs = [1, 2].map(|n: u64| {
+            let new = example_result(n.into());
+            let (user, now) = (new.measurement.user.clone() + &n.to_string(), std::time::Instant::now());
+            tells(tor, &format!("STREAM {n} NEW 0 a:80 SOCKS_USERNAME=\"{user}\""));
+            let key = RunKey {
+                user: Some(user),
+                local: None,
+                start: now,
+                start_wall: new.measurement.start,
+                ended: now,
+                onion: None,
+                upload: false,
+            };
+            let evidence = tor.gather(None, &key).unwrap();
+            let following = Following { run: new.measurement.id.clone(), key, service: None, stream_known: true };
+            (following, NewResult { circuit: Some((derive(&evidence), evidence)), ..new })
+        });
+        let [(one, first), (two, second)] = runs;
+        let slot = SlotId { experiment: first.experiment.clone(), planned: first.planned };
+        let grid = Grid::new(Duration::from_secs(1), Duration::ZERO);
+        store.begin_slot(slot.clone(), grid, slot.planned).await.unwrap();
+        store.finish_slot(slot, SlotState::Done, None, UnixMicros(1), vec![first, second]).await.unwrap();
+        [one, two]
+    }
+
+    async fn stored(store: &Store, following: &Following) -> Option<Evidence> {
+        store.reader().result(&following.run).await.unwrap().unwrap().evidence.map(Evidence)
+    }
+
+    /// The clock of the test jumps over the time that runs have to settle.
+    #[tokio::test(start_paused = true)]
+    async fn what_tor_tells_later_outlasts_a_store_that_can_not_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("perfd.sqlite");
+        let store = Store::open(&file).unwrap();
+        let tor = connected();
+        let runs = two_runs(&tor, &store).await;
+        let followed = tor.0.followed.lock().unwrap().take().unwrap();
+
+        let locked = Connection::open(&file).unwrap();
+        locked.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        tells(&tor, "STREAM 1 CLOSED 0 a:80 REASON=DONE");
+        assert!(runs.iter().all(|following| tor.follow(following.clone())));
+        let shutdown = CancellationToken::new();
+        let troubled = async {
+            let mut health = store.health();
+            health.wait_for(|health| *health != StoreHealth::Ok).await.unwrap();
+            // The keeper waits with the first run, and the tor is heard all the same.
+            tells(&tor, "STREAM 2 CLOSED 0 a:80 REASON=TIMEOUT");
+            tor.record("started", "");
+            drop(locked);
+            health.wait_for(|health| *health == StoreHealth::Ok).await.unwrap();
+            while stored(&store, &runs[1]).await != tor.gather(None, &runs[1].key) {}
+            shutdown.cancel();
+        };
+        tokio::join!(keep(&tor, followed, &store, &shutdown), troubled);
+
+        for (following, end) in runs.iter().zip(["REASON=DONE", "REASON=TIMEOUT"]) {
+            let evidence = stored(&store, following).await.unwrap();
+            assert!(evidence.0.contains(end), "{evidence:?}");
+        }
+        assert_eq!(store.reader().latest_revision().await, Ok(4), "each was completed once");
+        assert_eq!(store.reader().tor_events("main", 9).await.unwrap().len(), 1);
+    }
+}

@@ -49,6 +49,9 @@ const LONGEST_DETAIL: usize = 2048;
 /// No more results than this wait to be completed; what tor tells later of further ones is not looked at.
 const FOLLOWED: usize = 1024;
 
+/// A glance at how a tor is doing is good for so long.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// A tor of the configuration: a handle that can be cloned.
 #[derive(Clone)]
 pub struct Tor(Arc<Shared>);
@@ -58,6 +61,8 @@ struct Shared {
     /// What it is to publish, if it is to publish an onion service.
     onion: Option<OnionPlan>,
     state: Mutex<State>,
+    /// The last [`Tor::glance`], and when that was.
+    glance: Mutex<Option<(Instant, Arc<TorStatus>)>>,
     /// Told when a stream has ended, or the connection is lost: whoever waits for more of a run looks again.
     news: Notify,
     /// Told when tor has told something of its guards.
@@ -79,6 +84,7 @@ impl Tor {
         let (following, followed) = mpsc::channel(FOLLOWED);
         Tor(Arc::new(Shared {
             state: Mutex::new(State::new(&config)),
+            glance: Mutex::default(),
             config,
             onion,
             news: Notify::new(),
@@ -174,6 +180,25 @@ impl Tor {
     /// How it is doing.
     pub fn status(&self) -> TorStatus {
         self.state().status(&self.0.config)
+    }
+
+    /// How it is doing, or was within the last second. However many ask, the lock that the control connection
+    /// needs for every line is taken for this once a second at most.
+    pub fn glance(&self) -> Arc<TorStatus> {
+        self.glance_at(Instant::now())
+    }
+
+    fn glance_at(&self, now: Instant) -> Arc<TorStatus> {
+        // Held meanwhile, so that of a crowd one looks and the others have it from there.
+        let mut last = self.0.glance.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, status)) = &*last
+            && now.saturating_duration_since(*at) < FRESH
+        {
+            return Arc::clone(status);
+        }
+        let status = Arc::new(self.status());
+        *last = Some((now, Arc::clone(&status)));
+        status
     }
 
     /// Whether perfd is connected to its control port.
@@ -298,4 +323,26 @@ impl Tors {
 /// Where the key of the onion service of a tor is kept.
 fn key_file(state_directory: &Path, tor: &str) -> std::path::PathBuf {
     state_directory.join(format!("onion-{tor}.key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_looks_once_a_second() {
+        let run = config::TorRun::Address { socks: ([127, 0, 0, 1], 9050).into(), control: None };
+        let tor = config::Tor { name: "tor".to_owned(), run, drop_guards_every: None, drop_timeouts_every: None };
+        let (tor, begun) = (Tor::new(tor, None), Instant::now());
+        let first = tor.glance_at(begun);
+        assert_eq!(*first, tor.status());
+        tor.state().problem = Some("lost".to_owned());
+        for later in [Duration::ZERO, FRESH - Duration::from_millis(1)] {
+            assert!(Arc::ptr_eq(&tor.glance_at(begun + later), &first), "{later:?}");
+        }
+        assert_eq!(tor.status().problem.as_deref(), Some("lost"), "who needs it at once has it at once");
+        let second = tor.glance_at(begun + FRESH);
+        assert_eq!(second.problem.as_deref(), Some("lost"));
+        assert!(Arc::ptr_eq(&tor.glance_at(begun), &second), "a look of another thread, a moment later");
+    }
 }

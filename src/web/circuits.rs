@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::query::{CircuitsQuery, PairsQuery};
 use super::results::{Answer, Caller, place};
-use super::{Shared, json};
+use super::{Shared, json_at};
 use crate::clock::UnixMicros;
 use crate::export::circuits::CircuitJson;
 use crate::export::pairs::{Comparison, compare};
@@ -28,19 +28,19 @@ struct PairsJson {
 /// `GET /circuits.json`: circuits that failed, or that no run used, the earliest first.
 pub async fn circuits(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
     let query = CircuitsQuery::parse(query.as_deref().unwrap_or_default())?;
-    let _place = place(&shared, peer)?;
+    let place = place(&shared, peer)?;
     let (since, until) = (query.since, query.until);
     let mut found = shared.store.reader().circuits_between(since, until, query.limit + 1).await?;
     let more = found.len() > query.limit;
     found.truncate(query.limit);
-    json(&CircuitsJson { circuits: found.into_iter().map(CircuitJson::from).collect(), more })
+    json_at(place, &CircuitsJson { circuits: found.into_iter().map(CircuitJson::from).collect(), more })
 }
 
 /// `GET /pairs.json`: the paired comparison of the tors of one experiment.
 pub async fn pairs(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
     let query = PairsQuery::parse(query.as_deref().unwrap_or_default())?;
-    let _place = place(&shared, peer)?;
+    let place = place(&shared, peer)?;
     let found = shared.store.reader().pairs(&query.experiment, query.since, query.until).await?;
     let comparisons = compare(&found.rows);
-    json(&PairsJson { experiment: query.experiment, not_looked_at_until: found.cut, comparisons })
+    json_at(place, &PairsJson { experiment: query.experiment, not_looked_at_until: found.cut, comparisons })
 }

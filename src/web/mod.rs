@@ -24,6 +24,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -36,9 +37,10 @@ use crate::tor::Tors;
 use error::ApiError;
 use health::HealthCache;
 use payload::Allowance;
-use places::Places;
+use places::{Place, Places};
 
-/// How many answers with results may be under way at a time; each reads the store in short pages.
+/// How many answers that may be long (results, circuits, comparisons, tors) may be under way at a time, until they are
+/// sent; those with results read the store in short pages.
 const RESULT_PLACES: usize = 16;
 
 /// And so many of them for one client.
@@ -146,14 +148,42 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 
 /// An answer of the moment, as JSON: not to be kept.
 fn json(value: &impl Serialize) -> Result<Response<Body>, ApiError> {
+    Ok(of_the_moment(Body::from(json_text(value)?)))
+}
+
+/// The same for one that may be large: its place is taken until the last of it has been sent, or given up, so that
+/// slow clients can't make perfd hold more of them than there are places.
+fn json_at(place: Place, value: &impl Serialize) -> Result<Response<Body>, ApiError> {
+    let text = json_text(value)?;
+    Ok(of_the_moment(Body::from(Bytes::from_owner(Placed { text, _place: place }))))
+}
+
+/// A text that has a place. The two go together: hyper is done with a body as soon as it has queued its bytes, and
+/// drops the bytes themselves when they are written.
+struct Placed {
+    text: String,
+    _place: Place,
+}
+
+impl AsRef<[u8]> for Placed {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+fn json_text(value: &impl Serialize) -> Result<String, ApiError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer can't be written: {error}"))
     })?;
-    let mut response = Response::new(Body::from(text + "\n"));
+    Ok(text + "\n")
+}
+
+fn of_the_moment(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }
 
 async fn common_headers<B>(mut response: Response<B>) -> Response<B> {

@@ -42,9 +42,8 @@ pub struct PairsQuery {
     pub until: UnixMicros,
 }
 
-/// The most circuits in one answer, which are held in memory together, and how many there are by default.
-pub const MOST_CIRCUITS: usize = 5000;
-const CIRCUITS: usize = 1000;
+/// The most circuits in one answer, which are held in memory together; so many are given by default.
+pub const MOST_CIRCUITS: usize = 1000;
 
 const NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, order, limit, cursor";
 
@@ -95,7 +94,8 @@ impl ResultsQuery {
 impl CircuitsQuery {
     /// Reads a query string; what is absent does not restrict.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
-        let mut parsed = CircuitsQuery { since: UnixMicros(i64::MIN), until: UnixMicros(i64::MAX), limit: CIRCUITS };
+        let mut parsed =
+            CircuitsQuery { since: UnixMicros(i64::MIN), until: UnixMicros(i64::MAX), limit: MOST_CIRCUITS };
         each(query, |name, value| {
             match name {
                 "since" => parsed.since = moment(name, value)?,

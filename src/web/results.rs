@@ -151,10 +151,10 @@ fn one_as_json(whole: &WholeResult, slot: Option<SlotRow>) -> String {
     format!("{}\n", serde_json::to_string_pretty(&one).unwrap_or_default())
 }
 
-/// One of the places for answers with results, if there is one left for this peer.
+/// One of the places for answers that may be long, if there is one left for this peer.
 pub(super) fn place(shared: &Shared, peer: Caller) -> Result<Place, ApiError> {
     let place = shared.result_places.take(peer.map(|Extension(peer)| peer));
-    place.ok_or_else(|| ApiError::busy("too many answers with results"))
+    place.ok_or_else(|| ApiError::busy("too many long answers"))
 }
 
 async fn results(shared: Shared, peer: Caller, query: Option<String>, format: Format) -> Answer {

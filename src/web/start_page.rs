@@ -1,7 +1,7 @@
 //! `GET /`: what this server is, who runs it, how it is doing, and where the results are.
 
 use std::fmt::Write;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -14,7 +14,7 @@ use super::Shared;
 use super::health::{Health, look};
 use crate::clock::UnixMicros;
 use crate::config::units::format_size;
-use crate::tor::{Condition, TorStatus};
+use crate::tor::{Condition, Tor, TorStatus};
 
 /// How the page looks, on a phone and in the dark too.
 const STYLE: &str = "
@@ -41,7 +41,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 /// Answers `GET /`.
 pub async fn start_page(State(shared): State<Shared>) -> Response<Body> {
-    let tors: Vec<TorStatus> = shared.tors.iter().map(|tor| tor.status()).collect();
+    let tors: Vec<_> = shared.tors.iter().map(Tor::glance).collect();
     let mut response = Response::new(Body::from(render(&look(&shared).await, &tors)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
@@ -55,7 +55,7 @@ pub async fn robots() -> &'static str {
     "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\n"
 }
 
-fn render(health: &Health, tors: &[TorStatus]) -> String {
+fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
     let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n");
     page += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n";
     let source = escape(&health.source);
@@ -166,7 +166,6 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::{self, TorRun};
-    use crate::tor::Tor;
 
     #[test]
     fn text_from_outside_is_never_markup() {
@@ -188,7 +187,7 @@ mod tests {
             drop_guards_every: None,
             drop_timeouts_every: None,
         };
-        let page = render(&health, &[Tor::new(tor, None).status()]);
+        let page = render(&health, &[Tor::new(tor, None).glance()]);
         assert!(!page.contains("<script"), "{page}");
         assert_eq!(page.matches("&lt;script&gt;alert(&#39;&quot;&amp;&#39;)").count(), 3);
         assert!(page.contains("&lt;/script&gt;: measured through, and not controlled\n"), "{page}");

@@ -44,6 +44,43 @@ async fn a_run_is_completed_once_for_each_difference() {
     assert_eq!((count(&other, "result"), count(&other, "circuit_data"), count(&other, "evidence")), (1, 1, 0));
 }
 
+/// What was derived again from evidence that was replaced since it was read must not replace what came later.
+#[tokio::test]
+async fn what_is_derived_again_yields_to_what_came_meanwhile() {
+    let folder = Folder::new();
+    let store = folder.open();
+    for run in 1..=3 {
+        let mut new = new_result(run);
+        new.circuit = Some((CircuitData { state: CircuitState::TorLost, ..example_circuit() }, evidence("one\n")));
+        measure(&store, run as i64, new).await.unwrap();
+    }
+    let page = store.reader().evidence_page(None, 9).await.unwrap();
+    assert_eq!(page.len(), 3);
+    let completed = CircuitData { stream: vec![event(7, "CLOSED", None, None)], ..example_circuit() };
+    assert_eq!(store.complete_run(&id(2), completed.clone(), evidence("one\ntwo\n")).await, Ok(Some(4)));
+    folder.other().execute("UPDATE evidence SET lines = x'00' WHERE run_id = ?1", [id(3).as_str()]).unwrap();
+
+    let rederive = async || {
+        let mut all = Vec::new();
+        for read in page.clone() {
+            let read_evidence = Evidence(read.evidence.unwrap());
+            all.push(store.rederive_run(&read.id, example_circuit(), read_evidence).await.unwrap());
+        }
+        all
+    };
+    use Rederived::{Changed, Overtaken, Same};
+    assert_eq!(rederive().await, [Changed(5), Overtaken, Overtaken]);
+    assert_eq!(rederive().await, [Same, Overtaken, Overtaken]);
+    let stored = async |run| {
+        let whole = store.reader().result(&id(run)).await.unwrap().unwrap();
+        (whole.row.revision, whole.row.circuit, whole.evidence)
+    };
+    assert_eq!(stored(1).await, (5, Some(example_circuit()), Some("one\n".to_owned())));
+    assert_eq!(stored(2).await, (4, Some(completed), Some("one\ntwo\n".to_owned())));
+    let gone = store.rederive_run(&id(9), example_circuit(), evidence("one\n")).await;
+    assert_eq!((gone, store.reader().latest_revision().await), (Ok(Overtaken), Ok(5)));
+}
+
 #[tokio::test]
 async fn the_columns_say_what_the_body_says() {
     let folder = Folder::new();

@@ -14,8 +14,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::measurement::{Measurement, RunId};
-use crate::test_support::example_row;
+use crate::measurement::RunId;
+use crate::test_support::{example_result as new_result, example_row};
 
 /// A folder for one store, removed at the end.
 struct Folder(TempDir);
@@ -93,22 +93,6 @@ fn skipped(planned: i64) -> SlotRow {
 
 fn missed(first: i64, last: i64, count: u64) -> SlotRow {
     SlotRow { planned_last: UnixMicros(last), count, state: SlotState::Missed, reason: None, ..skipped(first) }
-}
-
-fn new_result(id: u128) -> NewResult {
-    let row = example_row();
-    NewResult {
-        source: row.source,
-        experiment: row.experiment,
-        tor: row.tor,
-        planned: row.planned,
-        configuration: "the configuration".to_owned(),
-        version: row.version,
-        server: row.server,
-        place: row.place,
-        measurement: Measurement { id: RunId::from_bits(id), ..row.measurement },
-        circuit: None,
-    }
 }
 
 /// Begins and finishes a slot with one result.
