@@ -194,6 +194,7 @@ impl Tor {
     fn open_book(&self) {
         let mut state = self.state();
         let connection = state.next_connection();
+        state.bootstrap = None;
         state.push_book(Book::new(connection, Instant::now(), UnixMicros::now()));
     }
 
