@@ -79,6 +79,12 @@ fn every_run_knows_its_circuit() {
         bytes.iter().max().unwrap_or(&0),
     );
     let _ = std::io::stderr().write_all(said.as_bytes());
+    for result in not_complete {
+        let state = result.circuit.map(|data| data.state.as_str());
+        let at = result.phase.unwrap_or_default();
+        let said = format!("not complete: {} {} at {at}, circuit {state:?}\n", result.experiment, result.outcome);
+        let _ = std::io::stderr().write_all(said.as_bytes());
+    }
     assert_eq!(judged.len(), runs * EXPERIMENTS.len());
     assert!(wrong.is_empty(), "{said}{}", wrong.join("\n"));
     assert!(conflux[0] > runs / 2, "runs over Conflux sets: {conflux:?}");
