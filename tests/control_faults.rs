@@ -121,6 +121,18 @@ fn answers_that_nobody_asked_for_end_the_connection_alone() {
 }
 
 #[test]
+fn an_answer_that_an_event_has_overtaken_is_old() {
+    // Both come with one read, and the event is looked at first.
+    let phase = "250-status/bootstrap-phase=NOTICE BOOTSTRAP PROGRESS=95 TAG=circuit_create SUMMARY=\"x\"\r\n250 OK\r\n\
+        650 STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY=\"Done\"\r\n";
+    let answers = vec![("GETINFO status/bootstrap-phase", phase.to_owned())];
+    let (_tor, _setup, mut perfd) = measure(vec![Script { answers, ..Script::default() }]);
+    perfd.wait_for("connected to tor's control port");
+    assert_eq!(status(&perfd)["condition"], "ready", "{}", perfd.log());
+    perfd.end_well_within(PATIENCE);
+}
+
+#[test]
 fn a_run_whose_stream_is_not_told_is_unseen() {
     let (_tor, _setup, mut perfd) = measure(vec![Script { streams: Streams::Nothing, ..Script::default() }]);
     let (_, data) = wait_for(&perfd, |_, data| data.state == CircuitState::Unseen);
@@ -140,8 +152,8 @@ fn a_flood_of_bandwidth_takes_no_memory_and_holds_nothing_up() {
         // Of circuits that are there and of such as are not.
         let line = |n: u64| {
             format!(
-                "650 CIRC_BW ID={} READ={n} WRITTEN=509 TIME=2026-11-24T09:08:03.{:06} DELIVERED_READ=4 OVERHEAD_READ=494 \
-                 DELIVERED_WRITTEN=0 OVERHEAD_WRITTEN=0 SS=1 CWND={} RTT={} MIN_RTT=3\r\n",
+                "650 CIRC_BW ID={} READ={n} WRITTEN=509 TIME=2026-11-24T09:08:03.{:06} DELIVERED_READ=4 \
+                 OVERHEAD_READ=494 DELIVERED_WRITTEN=0 OVERHEAD_WRITTEN=0 SS=1 CWND={} RTT={} MIN_RTT=3\r\n",
                 n % 5 + 1,
                 n % 1_000_000,
                 100 + n % 700,

@@ -241,6 +241,7 @@ impl Tor {
     fn open_book(&self) {
         let mut state = self.state();
         let connection = state.next_connection();
+        state.bootstrap = None;
         let mut book = Book::new(connection, Instant::now(), UnixMicros::now());
         if matches!(self.0.config.run, config::TorRun::Started(_)) {
             book.set_exclusive();

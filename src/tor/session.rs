@@ -213,6 +213,8 @@ async fn introduce(tor: &Tor, commands: &Commands, password: Option<&str>) -> Re
     let phase = get_info(commands, "status/bootstrap-phase").await?;
     if let Event::StatusClient(status) = event::parse(&format!("STATUS_CLIENT {phase}"))
         && let Some(bootstrap) = bootstrap(&status)
+        // What an event has told since is newer.
+        && tor.state().bootstrap.is_none()
     {
         note_bootstrap(tor, bootstrap);
     }

@@ -109,7 +109,8 @@ fn conflux(data: &CircuitData, result: &ResultJson, seen: &Seen) -> Result<()> {
             .collect();
         let ours = legs.iter().map(|leg| (leg.id, leg.path.iter().map(|hop| hop.relay.fingerprint.as_str()).collect()));
         let linked = legs.iter().filter(|leg| leg.purpose.as_deref() == Some("CONFLUX_LINKED"));
-        ensure!(linked.count() == raw.len() && raw.len() == 2, "{} legs {legs:?}, and tor said {raw:?}", legs.len());
+        // Now and then one leg alone came up, or is left.
+        ensure!(linked.count() == raw.len() && raw.len() <= 2, "{} legs {legs:?}, and tor said {raw:?}", legs.len());
         ensure!(ours.collect::<BTreeMap<_, _>>() == raw, "legs {legs:?}, and tor said {raw:?}");
     }
     let read: u64 = legs.iter().filter_map(|leg| leg.bytes_read).sum();

@@ -6,7 +6,7 @@ use perfd::circuit::CircuitState;
 use perfd::export::json::ResultJson;
 
 use crate::network::{LONG, network, results};
-use crate::service::{PATIENCE, Service, Setup, Times, wait_within};
+use crate::service::{PATIENCE, Service, Setup, Times};
 
 #[test]
 fn every_kind_of_run_knows_its_circuit() {
@@ -30,7 +30,7 @@ fn every_kind_of_run_knows_its_circuit() {
 
 fn uploads(perfd: &Service) {
     // Congestion is told of while it lasts, and a fast upload may be over before.
-    let sampled = wait_within(LONG, "an upload with samples of congestion", || {
+    let sampled = perfd.wait_within(LONG, "an upload with samples of congestion", || {
         complete(perfd, "upload").into_iter().find(|upload| data(upload).congestion.is_some())
     });
     let congestion = data(&sampled).congestion.as_ref().unwrap();
@@ -104,7 +104,7 @@ fn complete(perfd: &Service, experiment: &str) -> Vec<ResultJson> {
 }
 
 fn at_least(perfd: &Service, experiment: &str, count: usize) -> Vec<ResultJson> {
-    wait_within(LONG, experiment, || Some(complete(perfd, experiment)).filter(|complete| complete.len() >= count))
+    perfd.wait_within(LONG, experiment, || Some(complete(perfd, experiment)).filter(|complete| complete.len() >= count))
 }
 
 /// The slots that have so many runs, all complete, in the order of their places, once there are enough.
@@ -114,7 +114,7 @@ fn slots_of(
     runs: u32,
     enough: impl Fn(&[Vec<ResultJson>]) -> bool,
 ) -> Vec<Vec<ResultJson>> {
-    wait_within(LONG, experiment, || {
+    perfd.wait_within(LONG, experiment, || {
         let mut slots: BTreeMap<i64, Vec<ResultJson>> = BTreeMap::new();
         for result in complete(perfd, experiment) {
             assert_eq!(result.place.of, runs, "{result:?}");

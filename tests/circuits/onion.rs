@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::network::{LONG, network, results, tor_status};
 use crate::observer::{Observer, path, word};
-use crate::service::{PATIENCE, Service, Setup, Times, get, wait_within};
+use crate::service::{PATIENCE, Service, Setup, Times, get};
 
 const TIMES: Times = Times { every: "2 s", offset: "0 s", timeout: "1900 ms" };
 
@@ -61,7 +61,7 @@ fn without_any_public_host_perfd_measures_its_own_onion_service() {
     let mut perfd = setup.start();
     let result = complete(&perfd, "50kib", 1);
     assert_eq!((result.server.as_str(), result.verified), ("onion", true));
-    wait_within(PATIENCE, "good health", || {
+    perfd.wait_within(PATIENCE, "good health", || {
         let health: Value = serde_json::from_slice(&get(perfd.port(), "/health").unwrap().body).unwrap();
         (health["status"] == "ok").then_some(())
     });
@@ -71,7 +71,7 @@ fn without_any_public_host_perfd_measures_its_own_onion_service() {
 /// The latest complete run of an experiment since perfd's start, once there is one.
 fn complete(perfd: &Service, experiment: &str, start: u64) -> ResultJson {
     let line = format!("experiment=\"{experiment}\" outcome=\"complete\"");
-    wait_within(LONG, experiment, || (perfd.count(&line) > 0).then_some(()));
+    perfd.wait_within(LONG, experiment, || (perfd.count(&line) > 0).then_some(()));
     let all = results(perfd.port()).into_iter();
     let complete = all.filter(|result| result.experiment == experiment && result.outcome == "complete");
     complete.max_by_key(|result| result.start_unix_us).unwrap_or_else(|| panic!("start {start}: no result"))

@@ -79,7 +79,7 @@ fn a_tor_that_is_killed_costs_one_run() {
 
 /// Kills the tor while a run is under way; the run and the tor's pid.
 fn kill_within_a_run(perfd: &Service) -> (String, u32) {
-    let (run, pid) = wait_within(LONG, "a run under way", || {
+    let (run, pid) = perfd.wait_within(LONG, "a run under way", || {
         let health: Value = serde_json::from_slice(&get(perfd.port(), "/health").ok()?.body).ok()?;
         let doing = &health["experiments"][0];
         let run = doing["run_id"].as_str().filter(|_| doing["doing"] == "running")?.to_owned();
@@ -92,7 +92,7 @@ fn kill_within_a_run(perfd: &Service) -> (String, u32) {
 }
 
 fn recorded(perfd: &Service, run: &str) -> ResultJson {
-    wait_within(PATIENCE, "the result of the run that was hit", || {
+    perfd.wait_within(PATIENCE, "the result of the run that was hit", || {
         results(perfd.port()).into_iter().find(|result| result.run_id == run)
     })
 }
@@ -100,7 +100,7 @@ fn recorded(perfd: &Service, run: &str) -> ResultJson {
 /// The next complete run whose circuit is known, later than `last` and over a later connection; that connection.
 fn next_known(perfd: &Service, last: Option<(&ResultJson, u64)>) -> (ResultJson, u64) {
     let begun = perfd.count("");
-    wait_within(LONG, "a complete run", || {
+    perfd.wait_within(LONG, "a complete run", || {
         let said = perfd.lines();
         let complete = said.iter().skip(if last.is_some() { begun } else { 0 });
         let runs: Vec<_> = complete

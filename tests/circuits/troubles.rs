@@ -3,14 +3,15 @@
 use serde_json::Value;
 
 use crate::network::{LONG, network, results, runs, tor_status};
-use crate::service::{EACH_SECOND, PATIENCE, Service, Setup, get, wait_within};
+use crate::service::{EACH_SECOND, PATIENCE, Service, Setup, get};
 
 #[test]
 fn tors_in_trouble_are_reported_and_the_others_go_on() {
     let Some((network, _turn)) = network() else { return };
     let nowhere = "0".repeat(40);
     let hangs = format!(
-        "authorities = [\"nowhere orport=1 no-v2 v3ident={nowhere} 127.0.0.1:1 {nowhere}\"]\nbootstrap_timeout = \"3 s\""
+        "authorities = [\"nowhere orport=1 no-v2 v3ident={nowhere} 127.0.0.1:1 {nowhere}\"]\n\
+         bootstrap_timeout = \"3 s\""
     );
     let authorities = format!("authorities = {:?}", network.net.authorities);
     let mut setup = network
@@ -33,7 +34,7 @@ fn tors_in_trouble_are_reported_and_the_others_go_on() {
         assert!(warned.contains("WARN") && warned.contains(&format!("tor=\"{tor}\"")), "{warned}");
     }
     // It stays in trouble for as long as it is, each time that it is started again too.
-    let starts = wait_within(LONG, "one that hangs to be started again and again", || {
+    let starts = perfd.wait_within(LONG, "one that hangs to be started again and again", || {
         assert_troubles(&perfd, &troubles);
         let status = tor_status(perfd.port(), "hangs");
         assert_ne!(status["condition"], "ready");
@@ -51,7 +52,7 @@ fn tors_in_trouble_are_reported_and_the_others_go_on() {
     assert!(["started", "connected", "stuck"].iter().all(|what| events.contains(what)), "{events:?}");
 
     let complete = perfd.count("experiment=\"good\" outcome=\"complete\"");
-    wait_within(PATIENCE, "more runs through the good one", || {
+    perfd.wait_within(PATIENCE, "more runs through the good one", || {
         (perfd.count("experiment=\"good\" outcome=\"complete\"") > complete.max(3)).then_some(())
     });
     assert!(results(perfd.port()).iter().all(|result| result.experiment == "good"), "runs through tors that aren't up");

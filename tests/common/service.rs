@@ -225,13 +225,19 @@ pub fn wait_until<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The same with another patience.
-pub fn wait_within<T>(patience: Duration, what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+pub fn wait_within<T>(patience: Duration, what: &str, find: impl FnMut() -> Option<T>) -> T {
+    look_within(patience, find).unwrap_or_else(|| panic!("waited in vain for {what}"))
+}
+
+fn look_within<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = find() {
-            return found;
+            return Some(found);
         }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -329,6 +335,11 @@ impl Service {
     /// How many lines so far hold `part`.
     pub fn count(&self, part: &str) -> usize {
         self.stderr.said().lines.iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// Looks until `find` finds something; what perfd said is shown where it does not.
+    pub fn wait_within<T>(&self, patience: Duration, what: &str, find: impl FnMut() -> Option<T>) -> T {
+        look_within(patience, find).unwrap_or_else(|| panic!("waited in vain for {what}:\n{}", self.log()))
     }
 
     /// Waits for a line that holds `part`.
