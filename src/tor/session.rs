@@ -13,7 +13,7 @@ use super::state::{Bootstrap, OnionStatus};
 use super::torrc::ONION_FOLDER;
 use super::{Tor, onion};
 use crate::circuit::event::{self, Event, StatusLine};
-use crate::clock::UnixMicros;
+use crate::clock::{Clock, UnixMicros};
 use crate::config::{ControlAddress, GuardSet, StartedTor, TorRun};
 use crate::slot::Grid;
 
@@ -75,7 +75,7 @@ pub(super) async fn run(tor: &Tor, address: &ControlAddress, password: Option<&s
     let ended = tokio::select! {
         biased;
         // First: tor says why it refuses, and then closes the connection.
-        error = converse(tor, &commands, password) => error,
+        error = converse(tor, &commands, password, &Clock::System) => error,
         error = driver.run(|at, line| hear(tor, at, line)) => error.into(),
     };
     let was_connected = tor.is_connected();
@@ -151,13 +151,14 @@ fn note_bootstrap(tor: &Tor, bootstrap: Bootstrap) {
     tor.0.news.notify_waiters();
 }
 
-/// The conversation; never ends but by an error.
-async fn converse(tor: &Tor, commands: &Commands, password: Option<&str>) -> SessionError {
+/// The conversation; never ends but by an error. Of the clock are the times of what is scheduled.
+async fn converse(tor: &Tor, commands: &Commands, password: Option<&str>, clock: &Clock) -> SessionError {
     match introduce(tor, commands, password).await {
         Ok(()) => {}
         Err(error) => return error,
     }
-    let started = match &tor.0.config.run {
+    let config = &tor.0.config;
+    let started = match &config.run {
         TorRun::Started(started) => Some(started),
         TorRun::Address { .. } => None,
     };
@@ -166,8 +167,8 @@ async fn converse(tor: &Tor, commands: &Commands, password: Option<&str>) -> Ses
         error = routine(tor, commands) => error,
         error = forever(publish(tor, commands)) => error,
         error = forever_if(guard_set, |set| keep_guard_set(tor, commands, set)) => error,
-        error = on_schedule(tor, commands, "DROPGUARDS", tor.0.config.drop_guards_every) => error,
-        error = on_schedule(tor, commands, "DROPTIMEOUTS", tor.0.config.drop_timeouts_every) => error,
+        error = on_schedule(tor, commands, clock, "DROPGUARDS", config.drop_guards_every) => error,
+        error = on_schedule(tor, commands, clock, "DROPTIMEOUTS", config.drop_timeouts_every) => error,
         error = reloads(tor, commands, started) => error,
     }
 }
@@ -336,12 +337,13 @@ async fn keep_guard_set(tor: &Tor, commands: &Commands, set: &GuardSet) -> Resul
             info!(tor = tor.name(), guards = %detail, "guards chosen");
             tor.record("guards_chosen", detail);
             present = chosen;
+            reloaded = false;
         }
-        reloaded = tokio::select! {
-            () = sleep(CHOICE) => false,
+        tokio::select! {
+            () = sleep(CHOICE) => {}
             // tor went back to its torrc, in which they are not.
-            () = tor.0.reloaded.notified() => true,
-        };
+            () = tor.0.reloaded.notified() => reloaded = true,
+        }
     }
 }
 
@@ -356,20 +358,33 @@ async fn until_ready(tor: &Tor) {
 }
 
 /// Sends a command at the times of a grid, if there is one.
-async fn on_schedule(tor: &Tor, commands: &Commands, command: &'static str, every: Option<Duration>) -> SessionError {
+async fn on_schedule(
+    tor: &Tor,
+    commands: &Commands,
+    clock: &Clock,
+    command: &'static str,
+    every: Option<Duration>,
+) -> SessionError {
     let Some(every) = every else { return std::future::pending().await };
     let grid = Grid::new(every, BESIDE_RUNS);
+    let mut next = grid.next_after(clock.now());
     loop {
-        let next = grid.next_after(UnixMicros::now());
-        // In hops, so that a step of the clock is noticed.
-        while UnixMicros::now() < next && grid.next_after(UnixMicros::now()) == next {
-            sleep(next.since(UnixMicros::now()).min(Duration::from_secs(10))).await;
+        let now = clock.now();
+        if now < next {
+            // Anew, and in hops: the clock may step, and one that steps back has other times before it.
+            next = grid.next_after(now);
+            sleep(next.since(now).min(Duration::from_secs(10))).await;
+            continue;
         }
-        if let Err(error) = commands.ask(command).await {
-            return error.into();
+        match commands.ask(command).await {
+            Ok(_) => {
+                info!(tor = tor.name(), "{command} sent, as scheduled");
+                tor.record(&command.to_ascii_lowercase(), "as scheduled");
+            }
+            Err(error @ ControlError::Refused { .. }) => warn!(tor = tor.name(), "not done as scheduled: {error}"),
+            Err(error) => return error.into(),
         }
-        info!(tor = tor.name(), "{command} sent, as scheduled");
-        tor.record(&command.to_ascii_lowercase(), "as scheduled");
+        next = grid.next_after(clock.now());
     }
 }
 
@@ -420,3 +435,6 @@ where
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
