@@ -32,6 +32,7 @@ pub use briefly::{greet, listen};
 pub use keeper::Following;
 pub use onion::OnionPlan;
 pub use state::{Bootstrap, Condition, OnionStatus, TorStatus};
+pub use supervisor::supervise;
 pub use thread::supervise_all;
 
 use crate::circuit::book::Book;
@@ -41,7 +42,6 @@ use crate::clock::UnixMicros;
 use crate::config;
 use crate::measurement::{Kind, Measurement};
 use state::State;
-use supervisor::supervise;
 
 /// What happened to a tor is told in no more bytes than this.
 const LONGEST_DETAIL: usize = 2048;
