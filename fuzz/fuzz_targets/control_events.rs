@@ -23,7 +23,9 @@ fuzz_target!(|input: &[u8]| {
         let at = begin + Duration::from_millis(i as u64);
         match line.strip_prefix('+') {
             Some(found) => book.found(at, found),
-            None => book.note(at, line),
+            None => {
+                book.note(at, line);
+            }
         }
     }
     let run = |user: Option<&str>, upload| RunKey {
