@@ -22,6 +22,7 @@ pub mod probe;
 pub mod scheduler;
 pub mod service;
 pub mod slot;
+pub mod stats;
 pub mod store;
 pub mod testnet;
 pub mod tor;

@@ -276,11 +276,14 @@ pub enum Cause {
     PayloadPadded,
     /// A byte of the payload is not the one that was sent.
     PayloadTampered,
+    /// Another program measured, and what it says of the failure has no word here; the detail is what it says.
+    /// Of imported results alone.
+    Other,
 }
 
 impl Cause {
     /// Every cause, with the word that the store and the API use for it.
-    pub const ALL: [(Cause, &'static str); 15] = [
+    pub const ALL: [(Cause, &'static str); 16] = [
         (Cause::Refused, "refused"),
         (Cause::Unreachable, "unreachable"),
         (Cause::Reset, "reset"),
@@ -296,6 +299,7 @@ impl Cause {
         (Cause::PayloadTruncated, "payload_truncated"),
         (Cause::PayloadPadded, "payload_padded"),
         (Cause::PayloadTampered, "payload_tampered"),
+        (Cause::Other, "other"),
     ];
 
     /// The cause's word.
@@ -501,6 +505,16 @@ pub struct ResultRow {
     pub measurement: Measurement,
     /// What tor told of it; absent where perfd has no control of that tor.
     pub circuit: Option<CircuitData>,
+    /// Where it was imported: what its line said beyond all this.
+    pub imported: Option<Imported>,
+}
+
+/// What an imported result's line said beyond what a [`Measurement`] holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Keys and values in Torperf's form, in the order in which they came: what has no field of its own, such as
+    /// PATH, ENDPOINTLOCAL and keys that perfd does not know.
+    pub extra: Vec<(String, String)>,
 }
 
 #[cfg(test)]

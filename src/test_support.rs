@@ -65,6 +65,7 @@ pub fn example_row() -> ResultRow {
         place: Place::ALONE,
         measurement,
         circuit: None,
+        imported: None,
     }
 }
 
@@ -107,6 +108,7 @@ pub fn result_row() -> BoxedStrategy<ResultRow> {
                 place,
                 measurement,
                 circuit,
+                imported: None,
             }
         })
         .boxed()

@@ -136,6 +136,7 @@ pub fn run(args: OnceArgs) -> Result<u8, Exit> {
         place: Place::ALONE,
         measurement,
         circuit,
+        imported: None,
     };
     output::print(match args.format {
         _ if args.verbose => output::harmless(&waterfall::render(&WholeJson::from(&row))),

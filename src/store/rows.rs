@@ -169,6 +169,7 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
         place,
         measurement,
         circuit: None,
+        imported: None,
     })
 }
 

@@ -26,7 +26,7 @@ pub(super) fn first_migration() -> Migrations<'static> {
 }
 
 /// Append only: a file in the field has run a prefix of this list.
-const MIGRATIONS: &[M<'static>] = &[M::up(FIRST), M::up(SECOND)];
+const MIGRATIONS: &[M<'static>] = &[M::up(FIRST), M::up(SECOND), M::up(THIRD)];
 
 /// A revision is drawn from `counter`, so that none is given twice even if rows are deleted.
 /// `slot_count` is kept by triggers: summing a ledger of years for every request would be a long read.
@@ -219,6 +219,163 @@ CREATE TABLE tor_event (
     detail     TEXT NOT NULL
 ) STRICT;
 CREATE INDEX tor_event_at ON tor_event (tor, at_us);
+";
+
+/// Results of others (or of long ago), statistics, files given out for ever, notes.
+///
+/// Imported rows have a table of their own. Their revision is `import.base + n`: `base` is NULL while a file is
+/// being read, and set when all of it is there, to the counter's value, which then moves on by `rows`. So a file
+/// becomes visible at once, however long it is, at revisions that nobody has read past. `extra` holds, one
+/// `KEY=value` a line, what the line said beyond the columns.
+///
+/// `daily` is a roll-up: a row a UTC day (days since 1970), series and import (0 for perfd's own), with histograms
+/// in `body`; it outlives the rows that it was made of. `total` counts perfd's own results since the store began.
+/// `published` holds files that were given out, which never change again. A token is known by its SHA-256 alone.
+///
+/// `circuit_data.build_times` is Torperf's BUILDTIMES: µs after the launch, with commas between; NULL where not every
+/// hop's is known.
+const THIRD: &str = "
+ALTER TABLE circuit_data ADD COLUMN build_times TEXT;
+
+CREATE TABLE import (
+    id       INTEGER PRIMARY KEY,
+    file     TEXT NOT NULL,
+    format   TEXT NOT NULL,
+    begun_us INTEGER NOT NULL,
+    ended_us INTEGER,
+    rows     INTEGER NOT NULL DEFAULT 0,
+    known    INTEGER NOT NULL DEFAULT 0,
+    base     INTEGER
+) STRICT;
+
+CREATE TABLE imported (
+    import_id        INTEGER NOT NULL REFERENCES import (id),
+    n                INTEGER NOT NULL,
+    id               TEXT NOT NULL,
+    source           TEXT NOT NULL,
+    experiment       TEXT NOT NULL,
+    tor              TEXT NOT NULL,
+    start_us         INTEGER NOT NULL,
+    ended_us         INTEGER NOT NULL,
+    size             INTEGER NOT NULL,
+    socket_us          INTEGER,
+    connect_us         INTEGER,
+    negotiate_us       INTEGER,
+    request_us         INTEGER,
+    response_us        INTEGER,
+    data_request_us    INTEGER,
+    data_response_us   INTEGER,
+    data_complete_us   INTEGER,
+    perc0_us           INTEGER,
+    perc10_us          INTEGER,
+    perc20_us          INTEGER,
+    perc30_us          INTEGER,
+    perc40_us          INTEGER,
+    perc50_us          INTEGER,
+    perc60_us          INTEGER,
+    perc70_us          INTEGER,
+    perc80_us          INTEGER,
+    perc90_us          INTEGER,
+    perc100_us         INTEGER,
+    partial_10240_us   INTEGER,
+    partial_20480_us   INTEGER,
+    partial_51200_us   INTEGER,
+    partial_102400_us  INTEGER,
+    partial_204800_us  INTEGER,
+    partial_512000_us  INTEGER,
+    partial_1048576_us INTEGER,
+    partial_2097152_us INTEGER,
+    partial_5242880_us INTEGER,
+    written          INTEGER NOT NULL,
+    read             INTEGER NOT NULL,
+    local_port       INTEGER,
+    kind             TEXT NOT NULL,
+    server           TEXT NOT NULL,
+    outcome          TEXT NOT NULL CHECK (outcome IN ('complete', 'timeout', 'failed')),
+    phase            TEXT,
+    cause            TEXT,
+    socks_code       INTEGER,
+    http_status      INTEGER,
+    did_time_out     INTEGER NOT NULL CHECK (did_time_out IN (0, 1)),
+    extra            TEXT NOT NULL,
+    PRIMARY KEY (import_id, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX imported_start ON imported (start_us);
+CREATE INDEX imported_experiment_start ON imported (experiment, start_us);
+CREATE INDEX imported_id ON imported (id);
+
+CREATE TABLE series (
+    id         INTEGER PRIMARY KEY,
+    source     TEXT NOT NULL,
+    experiment TEXT NOT NULL,
+    tor        TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    server     TEXT NOT NULL,
+    size       INTEGER NOT NULL,
+    UNIQUE (source, experiment, tor, kind, server, size)
+) STRICT;
+
+CREATE TABLE daily (
+    day       INTEGER NOT NULL,
+    series_id INTEGER NOT NULL REFERENCES series (id),
+    import_id INTEGER NOT NULL DEFAULT 0,
+    revision  INTEGER NOT NULL,
+    runs      INTEGER NOT NULL,
+    body      BLOB NOT NULL,
+    PRIMARY KEY (day, series_id, import_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE total (
+    experiment TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    label      TEXT NOT NULL,
+    value      INTEGER NOT NULL,
+    PRIMARY KEY (experiment, name, label)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE published (
+    name        TEXT PRIMARY KEY NOT NULL,
+    day         INTEGER NOT NULL,
+    modified_us INTEGER NOT NULL,
+    size        INTEGER NOT NULL,
+    sha256      TEXT NOT NULL,
+    deflated    INTEGER NOT NULL CHECK (deflated IN (0, 1)),
+    body        BLOB NOT NULL
+) STRICT;
+CREATE TABLE published_day (
+    day        INTEGER PRIMARY KEY,
+    settled_us INTEGER NOT NULL,
+    files      INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE token (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    hash       TEXT NOT NULL UNIQUE,
+    created_us INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE annotation (
+    id         INTEGER PRIMARY KEY,
+    revision   INTEGER NOT NULL UNIQUE,
+    author     TEXT NOT NULL,
+    created_us INTEGER NOT NULL,
+    run_id     TEXT,
+    source     TEXT,
+    experiment TEXT,
+    tor        TEXT,
+    since_us   INTEGER NOT NULL,
+    until_us   INTEGER NOT NULL CHECK (until_us >= since_us),
+    note       TEXT NOT NULL
+) STRICT;
+CREATE INDEX annotation_run ON annotation (run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX annotation_since ON annotation (since_us);
+CREATE TABLE annotation_tag (
+    tag           TEXT NOT NULL,
+    annotation_id INTEGER NOT NULL REFERENCES annotation (id),
+    PRIMARY KEY (tag, annotation_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX annotation_tag_annotation ON annotation_tag (annotation_id);
 ";
 
 #[cfg(test)]
