@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod export;
 pub mod gate;
+pub mod import;
 pub mod logging;
 pub mod measurement;
 pub mod payload;
