@@ -22,8 +22,8 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request;
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use axum::routing::{get, post};
+use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -104,29 +104,38 @@ impl Deref for All {
     }
 }
 
-/// All routes.
+/// Every route: its method (`GET` answers HEAD too), its path, and who answers. `openapi.json` describes each.
+fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
+    vec![
+        (Method::GET, "/", get(start_page::start_page)),
+        (Method::GET, "/health", get(health::health)),
+        (Method::GET, "/payload/{bytes}", get(payload::payload)),
+        (Method::GET, "/urandom/{bytes}", get(payload::payload)),
+        (Method::POST, "/upload/{bytes}", post(upload::upload)),
+        (Method::GET, "/results", get(results::negotiated)),
+        (Method::GET, "/results.json", get(results::json)),
+        (Method::GET, "/results.ndjson", get(results::ndjson)),
+        (Method::GET, "/results.tpf", get(results::torperf)),
+        (Method::GET, "/results.csv", get(results::csv)),
+        (Method::GET, "/results/{id}", get(results::one)),
+        (Method::GET, "/tors", get(tors::tors)),
+        (Method::GET, "/tors/{name}", get(tors::one)),
+        (Method::GET, "/schema/result.json", get(results::schema)),
+        (Method::GET, "/circuits.json", get(circuits::circuits)),
+        (Method::GET, "/pairs.json", get(circuits::pairs)),
+        (Method::GET, "/robots.txt", get(start_page::robots)),
+    ]
+}
+
+/// The server's pages, and an error with a reason for all that is none.
 pub fn router(shared: Shared) -> Router {
-    Router::new()
-        .route("/", get(start_page::start_page))
-        .route("/health", get(health::health))
-        .route("/payload/{bytes}", get(payload::payload))
-        .route("/urandom/{bytes}", get(payload::payload))
-        .route("/upload/{bytes}", post(upload::upload))
-        .route("/results", get(results::negotiated))
-        .route("/results.json", get(results::json))
-        .route("/results.ndjson", get(results::ndjson))
-        .route("/results.tpf", get(results::torperf))
-        .route("/results.csv", get(results::csv))
-        .route("/results/{id}", get(results::one))
-        .route("/tors", get(tors::tors))
-        .route("/tors/{name}", get(tors::one))
-        .route("/schema/result.json", get(results::schema))
-        .route("/circuits.json", get(circuits::circuits))
-        .route("/pairs.json", get(circuits::pairs))
-        .route("/robots.txt", get(start_page::robots))
+    let add = |router: Router<Shared>, (_, path, answers)| router.route(path, answers);
+    routes()
+        .into_iter()
+        .fold(Router::new(), add)
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
         .method_not_allowed_fallback(async || {
-            let reason = "only GET and HEAD are answered here, and POST at /upload";
+            let reason = "not by this method; the header Allow says by which";
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, reason)
         })
         .layer(axum::middleware::map_response(common_headers))
