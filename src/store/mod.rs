@@ -6,6 +6,7 @@
 
 mod connection;
 mod error;
+mod follow;
 mod operation;
 mod parts;
 mod query;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 pub use error::{OpenError, StoreError, StoreHealth};
+pub use follow::{Event, Events};
 pub use operation::Rederived;
 pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
@@ -132,6 +134,7 @@ struct Shared {
     closing: Arc<Closing>,
     health: watch::Receiver<StoreHealth>,
     commits: Arc<AtomicU64>,
+    revision: watch::Receiver<i64>,
     thread: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
 }
 
@@ -150,6 +153,9 @@ impl Store {
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let (health_sender, health) = watch::channel(StoreHealth::Ok);
         let (closing, commits) = (Arc::new(Closing::default()), Arc::new(AtomicU64::new(0)));
+        let latest = query::latest_revision(&conn)
+            .map_err(|error| OpenError::Other { path: path.to_owned(), detail: error.to_string() })?;
+        let (revision_sender, revision) = watch::channel(latest);
         let writer = Writer {
             path: path.to_owned(),
             options,
@@ -159,10 +165,11 @@ impl Store {
             closing: Arc::clone(&closing),
             health: health_sender,
             commits: Arc::clone(&commits),
+            revision: revision_sender,
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run()).map_err(other)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Store { reader, shared: Arc::new(Shared { sender, closing, health, commits, thread }) })
+        Ok(Store { reader, shared: Arc::new(Shared { sender, closing, health, commits, revision, thread }) })
     }
 
     /// Enters the slot into the ledger as running. If it lies in a gap of `grid` that was missed, as after a
@@ -262,6 +269,12 @@ impl Store {
     /// Whether the store can be written, and word of every change.
     pub fn health(&self) -> watch::Receiver<StoreHealth> {
         self.shared.health.clone()
+    }
+
+    /// The highest revision that this store has committed, and word of every change. What another process writes into
+    /// the file becomes known here only with the next change of this one's.
+    pub fn revisions(&self) -> watch::Receiver<i64> {
+        self.shared.revision.clone()
     }
 
     /// How many transactions were committed since the store was opened.

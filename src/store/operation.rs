@@ -193,7 +193,10 @@ fn complete_run(
     }
     parts::put_circuit(conn, id, data, evidence)?;
     let revision = next_revision(conn)?;
-    conn.prepare_cached("UPDATE result SET revision = ?2 WHERE id = ?1")?.execute(params![id.as_str(), revision])?;
+    conn.prepare_cached(
+        "UPDATE result SET first_revision = coalesce(first_revision, revision), revision = ?2 WHERE id = ?1",
+    )?
+    .execute(params![id.as_str(), revision])?;
     Ok(Done::Revision(Some(revision)))
 }
 

@@ -232,10 +232,13 @@ CREATE INDEX tor_event_at ON tor_event (tor, at_us);
 /// in `body`; it outlives the rows that it was made of. `total` counts perfd's own results since the store began.
 /// `published` holds files that were given out, which never change again. A token is known by its SHA-256 alone.
 ///
+/// `result.first_revision` is the revision that a row was stored at, and NULL as long as it has had no other.
+///
 /// `circuit_data.build_times` is Torperf's BUILDTIMES: µs after the launch, with commas between; NULL where not every
 /// hop's is known.
 const THIRD: &str = "
 ALTER TABLE circuit_data ADD COLUMN build_times TEXT;
+ALTER TABLE result ADD COLUMN first_revision INTEGER;
 
 CREATE TABLE import (
     id       INTEGER PRIMARY KEY,

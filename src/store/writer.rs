@@ -16,6 +16,7 @@ use super::StoreOptions;
 use super::connection::{FileId, open_for_writing};
 use super::error::{StoreError, StoreHealth};
 use super::operation::{Done, Fault, Operation, apply};
+use super::query::latest_revision;
 use crate::clock::UnixMicros;
 
 /// What the writer is sent.
@@ -104,6 +105,8 @@ pub(super) struct Writer {
     pub health: watch::Sender<StoreHealth>,
     /// How many transactions were committed.
     pub commits: Arc<AtomicU64>,
+    /// The highest revision committed, as far as this writer knows.
+    pub revision: watch::Sender<i64>,
 }
 
 impl Writer {
@@ -233,7 +236,9 @@ impl Writer {
                 Err(Fault::Store(error)) => return Err(error),
             }
         }
+        let revision = latest_revision(&transaction)?;
         transaction.commit()?;
+        self.revision.send_if_modified(|known| std::mem::replace(known, revision) != revision);
         Ok(results)
     }
 

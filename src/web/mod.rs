@@ -2,6 +2,7 @@
 
 mod circuits;
 mod error;
+mod events;
 mod format;
 mod health;
 mod payload;
@@ -72,6 +73,7 @@ pub struct All {
     parts: Parts,
     allowance: Allowance,
     result_places: Places,
+    listeners: Places,
     health: Arc<HealthCache>,
 }
 
@@ -82,6 +84,7 @@ impl Shared {
         Shared(Arc::new(All {
             allowance: Allowance { largest: parts.config.server.max_payload, strangers },
             result_places: Places::new(RESULT_PLACES, RESULT_SHARE),
+            listeners: Places::new(events::LISTENERS, events::LISTENERS_SHARE),
             health: Arc::default(),
             parts,
         }))
@@ -118,6 +121,7 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::GET, "/results.tpf", get(results::torperf)),
         (Method::GET, "/results.csv", get(results::csv)),
         (Method::GET, "/results/{id}", get(results::one)),
+        (Method::GET, "/events", get(events::events)),
         (Method::GET, "/tors", get(tors::tors)),
         (Method::GET, "/tors/{name}", get(tors::one)),
         (Method::GET, "/schema/result.json", get(results::schema)),

@@ -5,7 +5,7 @@ use super::error::ApiError;
 use crate::clock::UnixMicros;
 use crate::config::units::parse_size;
 use crate::measurement::{Kind, ServerKind};
-use crate::store::{Filter, Order};
+use crate::store::{Filter, Order, WINDOW};
 
 /// What a client asks of `/results`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,34 @@ pub struct ResultsQuery {
     /// How many results at most; all where absent.
     pub limit: Option<usize>,
 }
+
+/// What a client asks of `/events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventsQuery {
+    /// Which results.
+    pub filter: Filter,
+    /// The revision after which to begin; from now on, where absent.
+    pub cursor: Option<i64>,
+    /// In place of a cursor: begin with so many of the last results, 1 to [`MOST_LAST`].
+    pub last: Option<usize>,
+    /// What the data of an event are.
+    pub form: EventForm,
+}
+
+/// In which form an event holds its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventForm {
+    /// As a JSON object, that of a line of `/results.ndjson`.
+    #[default]
+    Json,
+    /// As a JSON string that holds the line of Torperf's key=value, its end included.
+    Torperf,
+    /// As a JSON string that holds the line of CSV, its end included.
+    Csv,
+}
+
+/// The most of the last results that `/events` goes back.
+pub const MOST_LAST: usize = WINDOW as usize;
 
 /// What a client asks of `/circuits.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,15 +75,17 @@ pub const MOST_CIRCUITS: usize = 1000;
 
 const NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, order, limit, cursor";
 
+const EVENT_NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, cursor, last, format";
+
 impl ResultsQuery {
     /// Reads a query string.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
         let mut parsed = ResultsQuery::default();
-        each(query, |name, value| parsed.set(name, value))?;
+        each(query, |name, value| parsed.set(name, value, NAMES))?;
         Ok(parsed)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
+    fn set(&mut self, name: &str, value: &str, names: &str) -> Result<(), ApiError> {
         let bad = |must: &str| bad(name, value, must);
         match name {
             "source" => self.filter.source = Some(value.to_owned()),
@@ -85,9 +115,41 @@ impl ResultsQuery {
                 let cursor = value.parse().ok().filter(|cursor| *cursor >= 0);
                 self.cursor = Some(cursor.ok_or_else(|| bad("must be the revision of the last result that you have"))?);
             }
-            _ => return Err(no_parameter(name, NAMES)),
+            _ => return Err(no_parameter(name, names)),
         }
         Ok(())
+    }
+}
+
+impl EventsQuery {
+    /// Reads a query string: the filters of `/results`, and where to begin.
+    pub fn parse(query: &str) -> Result<Self, ApiError> {
+        let (mut parsed, mut results) = (EventsQuery::default(), ResultsQuery::default());
+        each(query, |name, value| {
+            match name {
+                "last" => {
+                    let last = value.parse().ok().filter(|last| (1..=MOST_LAST).contains(last));
+                    let must = || bad(name, value, &format!("must be a number from 1 to {MOST_LAST}"));
+                    parsed.last = Some(last.ok_or_else(must)?);
+                }
+                "format" => {
+                    parsed.form = match value {
+                        "json" | "ndjson" => EventForm::Json,
+                        "tpf" => EventForm::Torperf,
+                        "csv" => EventForm::Csv,
+                        _ => return Err(bad(name, value, "must be ndjson, tpf or csv")),
+                    }
+                }
+                "order" | "limit" => return Err(no_parameter(name, EVENT_NAMES)),
+                _ => results.set(name, value, EVENT_NAMES)?,
+            }
+            Ok(())
+        })?;
+        if parsed.last.is_some() && results.cursor.is_some() {
+            return Err(ApiError::bad_request("give a cursor or last, not both"));
+        }
+        (parsed.filter, parsed.cursor) = (results.filter, results.cursor);
+        Ok(parsed)
     }
 }
 

@@ -129,6 +129,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer(pub IpAddr);
 
+/// Says when a connection is to end: an answer that would go on for ever ends with it, in good order.
+#[derive(Clone, Debug)]
+pub struct Ending(pub CancellationToken);
+
 /// An IPv6 client has a whole /64 to itself.
 fn network_of(address: IpAddr) -> IpAddr {
     match address {
@@ -206,9 +210,11 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let exemption = Exemption::default();
     let stream = StallGuard::new(stream, limits.stall_timeout, exemption.clone());
+    let ending = Ending(CancellationToken::new());
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(exemption.clone());
         request.extensions_mut().insert(Peer(limits.peer(peer)));
+        request.extensions_mut().insert(ending.clone());
         let mut router = router.clone();
         let own_run = run_of(request.headers()).is_ok_and(|run| run.is_some_and(|id| limits.in_flight.contains(&id)));
         if own_run && let Place::Crowded(noted) = &place {
@@ -232,6 +238,7 @@ async fn connection(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = end_of_time(&exemption, &shutdown) => {
+            ending.0.cancel();
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(FAREWELL, connection).await {
                 Ok(ended) => ended,

@@ -52,7 +52,7 @@ pub async fn start_page(State(shared): State<Shared>) -> Response<Body> {
 
 /// Answers `GET /robots.txt`: payloads and results are nothing for a search engine.
 pub async fn robots() -> &'static str {
-    "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\n"
+    "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\nDisallow: /events\n"
 }
 
 fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {

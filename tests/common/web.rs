@@ -229,6 +229,65 @@ impl Client {
     }
 }
 
+/// Somebody who listens to `/events`.
+pub struct Listener {
+    client: Client,
+    text: String,
+}
+
+/// One server-sent event; a comment has no name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    pub name: String,
+    pub id: i64,
+    pub data: serde_json::Value,
+}
+
+impl Listener {
+    /// Listens with this query and these header lines, each ended by CRLF.
+    pub async fn start(address: SocketAddr, query: &str, headers: &str) -> Listener {
+        let mut client = Client::connect(address).await;
+        client.send(format!("GET /events?{query} HTTP/1.1\r\nHost: test\r\n{headers}\r\n")).await;
+        let (status, headers) = within("head", client.head()).await;
+        assert_eq!(status, 200);
+        assert!(headers.contains(&("content-type".to_owned(), "text/event-stream".to_owned())), "{headers:?}");
+        Listener { client, text: String::new() }
+    }
+
+    /// The next event; `None` at the end of the answer. Comments and `retry` are passed over.
+    pub async fn next(&mut self) -> Option<Told> {
+        loop {
+            while let Some((block, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    let value = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                    value.map(str::to_owned)
+                };
+                let told = field("event").map(|name| Told {
+                    name,
+                    id: field("id").unwrap().parse().unwrap(),
+                    data: serde_json::from_str(&field("data").unwrap()).unwrap(),
+                });
+                self.text = rest.to_owned();
+                if told.is_some() {
+                    return told;
+                }
+            }
+            match self.client.chunk_size().await {
+                0 => return None,
+                size => {
+                    let chunk = self.client.take(size + 2).await;
+                    self.text.push_str(std::str::from_utf8(&chunk[..size]).unwrap());
+                }
+            }
+        }
+    }
+
+    /// The next event, which must come.
+    pub async fn told(&mut self) -> Told {
+        self.next().await.expect("the answer ended")
+    }
+}
+
 /// A made-up run that began `second` seconds after 2026-11-22T10:00:00Z, complete.
 pub fn new_result(id: u128, second: i64) -> NewResult {
     let start = UnixMicros(1_795_341_600_000_000 + second * 1_000_000);
@@ -397,8 +456,11 @@ impl Service {
     pub fn start_after(before: &str, folder: &Path, server: &str) -> Service {
         // As root, perfd becomes nobody, who must be able to work here.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
-        for file in std::fs::read_dir(folder).unwrap() {
-            std::fs::set_permissions(file.unwrap().path(), std::fs::Permissions::from_mode(0o666)).unwrap();
+        for file in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            // The key of an earlier perfd is its own.
+            if file.file_name() != "payload.key" {
+                std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o666)).unwrap();
+            }
         }
         let text = config(server).to_toml();
         let store = folder.join("perfd.sqlite").display().to_string();
