@@ -6,7 +6,5 @@ pub mod json;
 pub mod pairs;
 pub mod table;
 pub mod torperf;
-#[cfg(test)]
-mod torperf_reader;
 pub mod waterfall;
 pub mod whole;
