@@ -478,6 +478,16 @@ impl Measurement {
     pub fn time_to_last_byte(&self) -> Option<u64> {
         self.steps.data_complete
     }
+
+    /// Torperf's DIDTIMEOUT: a timeout, or any failure that has no DATACOMPLETE (Tor Metrics would otherwise count
+    /// it neither as timeout nor as failure).
+    pub fn did_time_out(&self) -> bool {
+        match self.outcome {
+            Outcome::Complete => false,
+            Outcome::Timeout(_) => true,
+            Outcome::Failed(_) => self.steps.data_complete.is_none(),
+        }
+    }
 }
 
 /// A measurement as the store keeps it and the exporters show it.

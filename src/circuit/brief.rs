@@ -29,4 +29,12 @@ impl Circuit {
         let hops = self.path.iter().map(|hop| format!("${}", hop.relay.fingerprint));
         known.then(|| hops.collect::<Vec<_>>().join(","))
     }
+
+    /// When each hop was reached, µs after the launch, with commas between (Torperf's BUILDTIMES, which has
+    /// seconds); `None` where there is no hop, or one of the times is not known.
+    pub fn build_times_text(&self) -> Option<String> {
+        let times: Option<Vec<String>> =
+            self.path.iter().map(|hop| hop.built_after_us.map(|us| us.to_string())).collect();
+        times.filter(|times| !times.is_empty()).map(|times| times.join(","))
+    }
 }

@@ -35,7 +35,7 @@ pub fn line(row: &ResultRow) -> String {
     }
     line.put("WRITEBYTES", &int32(run.written));
     line.put("READBYTES", &int32(run.read));
-    line.put("DIDTIMEOUT", if did_time_out(run) { "1" } else { "0" });
+    line.put("DIDTIMEOUT", if run.did_time_out() { "1" } else { "0" });
     for (tenth, at) in run.steps.deciles.iter().enumerate() {
         line.put(&format!("DATAPERC{}", tenth * 10), &step(run, *at));
     }
@@ -172,14 +172,6 @@ fn within_int32(value: u64) -> Option<String> {
 fn double(value: f64) -> Option<String> {
     let digits = value.is_finite().then(|| value.to_string())?;
     Some(if digits.contains('.') { digits } else { digits + ".0" })
-}
-
-fn did_time_out(run: &Measurement) -> bool {
-    match run.outcome {
-        Outcome::Complete => false,
-        Outcome::Timeout(_) => true,
-        Outcome::Failed(_) => run.steps.data_complete.is_none(),
-    }
 }
 
 /// `TIMEOUT/RESPONSE`, `CONNECT/REFUSED`, `RESPONSE/SOCKS_REPLY/F2`, `DATARESPONSE/HTTP_STATUS/503`.

@@ -18,6 +18,9 @@ use crate::config::folder_of;
 /// How large the write-ahead log is kept after a checkpoint, in bytes.
 const WAL_LIMIT: i64 = 16 << 20;
 
+/// How many statements a connection keeps prepared: all that it is asked again and again.
+const STATEMENTS: usize = 64;
+
 /// Opens (or creates) the store for writing and brings its tables up to date.
 pub(super) fn open_store(path: &Path, busy_timeout: Duration) -> Result<Connection, OpenError> {
     check_file(path)?;
@@ -47,6 +50,7 @@ pub(super) fn open_for_writing(path: &Path, create: bool, busy_timeout: Duration
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
     conn.pragma_update(None, "foreign_keys", true)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(conn)
 }
 
@@ -55,6 +59,7 @@ pub(super) fn open_for_reading(path: &Path, busy_timeout: Duration) -> rusqlite:
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(busy_timeout)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(conn)
 }
 

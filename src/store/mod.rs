@@ -4,6 +4,7 @@
 //! as it may be, holds up a measurement. An operation has been committed to disk when its future
 //! resolves. The file may be read by any SQLite tool while perfd runs.
 
+mod backfill;
 mod connection;
 mod error;
 mod follow;
@@ -17,6 +18,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod tors;
+mod total;
 mod writer;
 
 use std::path::Path;
@@ -34,6 +36,7 @@ pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
 pub use runs::{PairRow, PairRows, SHORTEST_PREFIX, SlotMate, StoredEvidence, WholeResult};
+pub use total::{FIRST_BYTE_BOUNDS, LAST_BYTE_BOUNDS, Total, bound_label};
 
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;

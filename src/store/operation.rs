@@ -4,10 +4,11 @@ use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Row, params};
 
 use super::error::StoreError;
 use super::rows::{INSERT_RESULT, SLOT_COLUMNS, result_values, select_slots, slot_row, slot_values};
+use super::total::{Counted, Counts};
 use super::{NewResult, parts, tors};
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
-use crate::measurement::RunId;
+use crate::measurement::{Phase, RunId};
 use crate::slot::{Grid, SlotId, SlotReason, SlotRow, SlotState};
 
 /// A change, as a caller asked for it.
@@ -173,6 +174,18 @@ fn insert_result(conn: &Connection, new: &NewResult) -> Result<i64, Fault> {
     if let Some((data, evidence)) = &new.circuit {
         parts::put_circuit(conn, &run.id, data, evidence)?;
     }
+    let mut counts = Counts::default();
+    counts.add(&Counted {
+        experiment: &new.experiment,
+        outcome: run.outcome.word(),
+        phase: run.outcome.phase().map(Phase::as_str),
+        cause: run.outcome.failure().map(|failure| failure.cause.as_str()),
+        first_byte: run.time_to_first_byte(),
+        last_byte: run.time_to_last_byte(),
+        read: run.read,
+        written: run.written,
+    });
+    counts.store(conn)?;
     Ok(revision)
 }
 

@@ -20,8 +20,8 @@ pub(super) fn put_circuit(conn: &Connection, id: &RunId, data: &CircuitData, evi
     let timeout = data.build_timeout.as_ref();
     conn.prepare_cached(
         "INSERT OR REPLACE INTO circuit_data (run_id, state, connection, tor_version, stream_id, circuit_id, \
-         launched_us, built_us, used_at_us, path, guard, conflux, timeout_ms, quantile, learning, body) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+         launched_us, built_us, used_at_us, path, guard, conflux, timeout_ms, quantile, learning, body, \
+         build_times) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
     .execute(params![
         id.as_str(),
@@ -40,6 +40,7 @@ pub(super) fn put_circuit(conn: &Connection, id: &RunId, data: &CircuitData, evi
         timeout.and_then(|timeout| timeout.quantile),
         timeout.and_then(|timeout| timeout.learning),
         body_text(data)?,
+        circuit.and_then(|circuit| circuit.build_times_text()),
     ])?;
     let text = bounded(&evidence.0);
     if text.is_empty() {

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::connection::open_for_reading;
 use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts, WINDOW};
 use super::runs::{self, PairRows, SHORTEST_PREFIX, StoredEvidence, WholeResult};
+use super::total::{self, Total};
 use super::{StoreError, StoreOptions, tors};
 use crate::circuit::{LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
@@ -155,6 +156,11 @@ impl StoreReader {
     pub async fn slot_counts(&self, experiment: &str) -> Result<SlotCounts, StoreError> {
         let experiment = experiment.to_owned();
         self.read(move |conn| query::slot_counts(conn, &experiment)).await
+    }
+
+    /// Counters of perfd's own results since the store began, by experiment, name and label.
+    pub async fn totals(&self) -> Result<Vec<Total>, StoreError> {
+        self.read(total::totals).await
     }
 
     /// The highest revision ever given; 0 if none was.

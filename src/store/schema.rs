@@ -8,15 +8,17 @@
 
 use rusqlite_migration::{M, Migrations};
 
+use super::backfill;
+
 /// Marks a SQLite file as perfd's (`PRAGMA application_id`): the letters `prfd`.
 pub(super) const APPLICATION_ID: i32 = 0x7072_6664;
 
 /// How many migrations this program knows.
-pub(super) const VERSION: usize = MIGRATIONS.len();
+pub(super) const VERSION: usize = 3;
 
-/// Every migration, oldest first.
+/// Every migration, oldest first. Append only: a file in the field has run a prefix of this list.
 pub(super) fn migrations() -> Migrations<'static> {
-    Migrations::from_slice(MIGRATIONS)
+    Migrations::new(vec![M::up(FIRST), M::up(SECOND), M::up_with_hook(THIRD, |change| Ok(backfill::fill(change)?))])
 }
 
 /// The tables as the first perfd made them.
@@ -25,8 +27,64 @@ pub(super) fn first_migration() -> Migrations<'static> {
     Migrations::new(vec![M::up(FIRST)])
 }
 
-/// Append only: a file in the field has run a prefix of this list.
-const MIGRATIONS: &[M<'static>] = &[M::up(FIRST), M::up(SECOND), M::up(THIRD)];
+/// Adds slots (or takes them away) of the rows that `$rows` selects to the days on which they were planned. A gap
+/// stands for slots that are equally far apart; the counts of its days add up to its own. One that is longer than a
+/// few hundred years (a clock that was very wrong) is not followed to its end.
+macro_rules! into_days {
+    ($rows:literal, $sign:literal, $days:literal) => {
+        concat!(
+            "INSERT INTO slot_day (experiment, day, state, slots)
+             WITH RECURSIVE part (experiment, state, planned_us, planned_last_us, count, step, day, last) AS (
+                SELECT experiment, state, planned_us, planned_last_us, count,
+                       max(1, (planned_last_us - planned_us) / max(1, count - 1)),
+                       (planned_us - (planned_us % 86400000000 + 86400000000) % 86400000000) / 86400000000,
+                       (planned_last_us - (planned_last_us % 86400000000 + 86400000000) % 86400000000) / 86400000000
+                FROM (",
+            $rows,
+            ")
+                UNION ALL
+                SELECT experiment, state, planned_us, planned_last_us, count, step, day + 1, last
+                FROM part WHERE day < last ",
+            $days,
+            ")
+             SELECT experiment, day, state, ",
+            $sign,
+            "(CASE WHEN day = last THEN count
+                   ELSE min(count, ((day + 1) * 86400000000 - 1 - planned_us) / step + 1) END
+              - CASE WHEN day * 86400000000 - 1 < planned_us THEN 0
+                     ELSE min(count, (day * 86400000000 - 1 - planned_us) / step + 1) END)
+             FROM part WHERE true
+             ON CONFLICT DO UPDATE SET slots = slots + excluded.slots;\n"
+        )
+    };
+}
+
+/// All that is in the ledger.
+macro_rules! slots_into_days {
+    () => {
+        into_days!("SELECT experiment, state, planned_us, planned_last_us, count FROM slot", "", "")
+    };
+}
+
+/// The row that a trigger is about.
+macro_rules! row_into_days {
+    ("new") => {
+        into_days!(
+            "SELECT new.experiment AS experiment, new.state AS state, new.planned_us AS planned_us,
+             new.planned_last_us AS planned_last_us, new.count AS count",
+            "",
+            "LIMIT 100000"
+        )
+    };
+    ("old") => {
+        into_days!(
+            "SELECT old.experiment AS experiment, old.state AS state, old.planned_us AS planned_us,
+             old.planned_last_us AS planned_last_us, old.count AS count",
+            "-",
+            "LIMIT 100000"
+        )
+    };
+}
 
 /// A revision is drawn from `counter`, so that none is given twice even if rows are deleted.
 /// `slot_count` is kept by triggers: summing a ledger of years for every request would be a long read.
@@ -230,13 +288,15 @@ CREATE INDEX tor_event_at ON tor_event (tor, at_us);
 ///
 /// `daily` is a roll-up: a row a UTC day (days since 1970), series and import (0 for perfd's own), with histograms
 /// in `body`; it outlives the rows that it was made of. `total` counts perfd's own results since the store began.
+/// `slot_day` counts slots by the UTC day on which they were planned, a gap's by its grid; triggers keep it.
 /// `published` holds files that were given out, which never change again. A token is known by its SHA-256 alone.
 ///
 /// `result.first_revision` is the revision that a row was stored at, and NULL as long as it has had no other.
 ///
 /// `circuit_data.build_times` is Torperf's BUILDTIMES: µs after the launch, with commas between; NULL where not every
 /// hop's is known.
-const THIRD: &str = "
+const THIRD: &str = concat!(
+    "
 ALTER TABLE circuit_data ADD COLUMN build_times TEXT;
 ALTER TABLE result ADD COLUMN first_revision INTEGER;
 
@@ -327,6 +387,26 @@ CREATE TABLE daily (
     body      BLOB NOT NULL,
     PRIMARY KEY (day, series_id, import_id)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX daily_series ON daily (series_id, day, import_id, revision, runs);
+CREATE INDEX daily_import ON daily (import_id) WHERE import_id <> 0;
+
+CREATE TABLE slot_day (
+    experiment TEXT NOT NULL,
+    day        INTEGER NOT NULL,
+    state      TEXT NOT NULL,
+    slots      INTEGER NOT NULL,
+    PRIMARY KEY (experiment, day, state)
+) STRICT, WITHOUT ROWID;
+",
+    slots_into_days!(),
+    "CREATE TRIGGER slot_day_inserted AFTER INSERT ON slot BEGIN\n",
+    row_into_days!("new"),
+    "END;\nCREATE TRIGGER slot_day_deleted AFTER DELETE ON slot BEGIN\n",
+    row_into_days!("old"),
+    "END;\nCREATE TRIGGER slot_day_updated AFTER UPDATE ON slot BEGIN\n",
+    row_into_days!("old"),
+    row_into_days!("new"),
+    "END;
 
 CREATE TABLE total (
     experiment TEXT NOT NULL,
@@ -379,7 +459,12 @@ CREATE TABLE annotation_tag (
     PRIMARY KEY (tag, annotation_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX annotation_tag_annotation ON annotation_tag (annotation_id);
-";
+"
+);
+
+/// How an existing ledger is counted by day.
+#[cfg(test)]
+pub(super) const SLOTS_INTO_DAYS: &str = slots_into_days!();
 
 #[cfg(test)]
 mod tests {

@@ -131,3 +131,49 @@ fn an_operation_that_was_committed_unnoticed_is_not_refused_when_tried_again() {
         assert_eq!(apply(&conn, &complete, again).unwrap(), Done::Revision(revision));
     }
 }
+
+/// Slots by day, as statistics count them: the ledger's rows, each split by its grid.
+#[tokio::test]
+async fn slots_are_counted_by_the_day_on_which_they_were_planned() {
+    const DAY: i64 = 86_400_000_000;
+    let folder = Folder::new();
+    let store = folder.open();
+    let grid = Grid::new(Duration::from_micros(DAY as u64 / 4), Duration::from_micros(10));
+    let row = |planned: i64, last: i64, count, state| SlotRow {
+        planned_last: UnixMicros(last),
+        count,
+        state,
+        ..skipped(planned)
+    };
+    // Four a day, at 10 µs after midnight, 6, 12 and 18 o'clock; the gap is from the second of day -2 to the first of 3.
+    let gap = row(-2 * DAY + DAY / 4 + 10, 3 * DAY + 10, 20, SlotState::Missed);
+    assert_eq!(store.record_slots(gap, grid).await, Ok(20));
+    assert_eq!(store.record_slots(row(-3 * DAY, -3 * DAY, 1, SlotState::Skipped), grid).await, Ok(1));
+    assert_eq!(store.record_slots(row(-3 * DAY - 1, -3 * DAY - 1, 1, SlotState::Skipped), grid).await, Ok(1));
+    let days = || {
+        let conn = folder.other();
+        let mut statement =
+            conn.prepare("SELECT day || state || slots FROM slot_day WHERE slots <> 0 ORDER BY day, state").unwrap();
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        rows.collect::<Result<Vec<_>, _>>().unwrap().join(" ")
+    };
+    assert_eq!(days(), "-4skipped1 -3skipped1 -2missed3 -1missed4 0missed4 1missed4 2missed4 3missed1");
+    // One of the gap is run after all, and another one is cut off.
+    let begin = |planned| store.begin_slot(slot(planned), grid, UnixMicros(planned));
+    begin(DAY + 10).await.unwrap();
+    begin(2 * DAY + 10).await.unwrap();
+    assert_eq!(
+        days(),
+        "-4skipped1 -3skipped1 -2missed3 -1missed4 0missed4 1missed3 1running1 2missed3 2running1 3missed1"
+    );
+    store.finish_slot(slot(DAY + 10), SlotState::Done, None, UnixMicros(5 * DAY), vec![]).await.unwrap();
+    store.abort_unfinished(UnixMicros(6 * DAY)).await.unwrap();
+    let split = days();
+    assert_eq!(split, "-4skipped1 -3skipped1 -2missed3 -1missed4 0missed4 1done1 1missed3 2aborted1 2missed3 3missed1");
+    drop(store);
+    // A ledger of before is counted in the same way.
+    let conn = folder.other();
+    conn.execute_batch("DELETE FROM slot_day").unwrap();
+    conn.execute_batch(schema::SLOTS_INTO_DAYS).unwrap();
+    assert_eq!(days(), split);
+}
