@@ -3,6 +3,7 @@
 pub mod circuits;
 pub mod csv;
 pub mod json;
+pub mod onionperf;
 pub mod pairs;
 pub mod table;
 pub mod torperf;

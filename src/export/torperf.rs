@@ -159,23 +159,23 @@ fn moment(micros: i64) -> String {
     format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }
 
-fn int32(value: u64) -> String {
+pub(super) fn int32(value: u64) -> String {
     value.min(i32::MAX as u64).to_string()
 }
 
 /// What is no int32 is left out: a cut number would be another circuit's.
-fn within_int32(value: u64) -> Option<String> {
+pub(super) fn within_int32(value: u64) -> Option<String> {
     i32::try_from(value).ok().map(|value| value.to_string())
 }
 
 /// A number as a decimal fraction, never in scientific notation.
-fn double(value: f64) -> Option<String> {
+pub(super) fn double(value: f64) -> Option<String> {
     let digits = value.is_finite().then(|| value.to_string())?;
     Some(if digits.contains('.') { digits } else { digits + ".0" })
 }
 
 /// `TIMEOUT/RESPONSE`, `CONNECT/REFUSED`, `RESPONSE/SOCKS_REPLY/F2`, `DATARESPONSE/HTTP_STATUS/503`.
-fn error_code(outcome: &Outcome) -> Option<String> {
+pub(super) fn error_code(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::Complete => None,
         Outcome::Timeout(phase) => Some(format!("TIMEOUT/{}", step_name(*phase))),
@@ -193,13 +193,13 @@ fn error_code(outcome: &Outcome) -> Option<String> {
 }
 
 /// `host:ip:port` of our end or the proxy's; names are not looked up, so a host is its address.
-fn near_endpoint(address: SocketAddr) -> String {
+pub(super) fn near_endpoint(address: SocketAddr) -> String {
     let (ip, port) = (address.ip(), address.port());
     if ip.is_loopback() { format!("localhost:{ip}:{port}") } else { format!("{ip}:{ip}:{port}") }
 }
 
 /// `host:ip:port` of the server. Its name is resolved beyond Tor, so its address is not known here.
-fn remote_endpoint(host: &str, port: u16) -> String {
+pub(super) fn remote_endpoint(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(ip) => format!("{ip}:{ip}:{port}"),
         Err(_) => format!("{}:0.0.0.0:{port}", text(host).replace(':', "%3A")),
@@ -207,7 +207,7 @@ fn remote_endpoint(host: &str, port: u16) -> String {
 }
 
 /// A text as a value: printable ASCII without `=` and `%`, all else percent-escaped.
-fn text(raw: &str) -> String {
+pub(super) fn text(raw: &str) -> String {
     let mut value = String::with_capacity(raw.len());
     for byte in raw.bytes() {
         match byte {
