@@ -5,6 +5,7 @@ pub mod csv;
 pub mod json;
 pub mod onionperf;
 pub mod pairs;
+pub mod prometheus;
 pub mod table;
 pub mod torperf;
 pub mod waterfall;

@@ -15,6 +15,7 @@ mod reader;
 mod rows;
 mod runs;
 mod schema;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod tors;
@@ -36,6 +37,7 @@ pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
 pub use runs::{PairRow, PairRows, SHORTEST_PREFIX, SlotMate, StoredEvidence, WholeResult};
+pub use tally::{ExperimentTally, LastRuns, Tally};
 pub use total::{FIRST_BYTE_BOUNDS, LAST_BYTE_BOUNDS, Total, bound_label};
 
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};

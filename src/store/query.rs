@@ -240,15 +240,12 @@ fn start_range(filter: &Filter) -> (i64, i64) {
 
 /// How each of these experiments is doing, by one look into an index per question.
 pub(super) fn summaries(conn: &Connection, experiments: &[String]) -> Result<Vec<ExperimentSummary>> {
-    let mut success = conn.prepare_cached(
-        "SELECT max(start_us) FROM result INDEXED BY result_success WHERE experiment = ?1 AND outcome = 'complete'",
-    )?;
     let mut last = conn.prepare_cached(
         "SELECT start_us, outcome FROM result INDEXED BY result_experiment_start WHERE experiment = ?1 \
          ORDER BY start_us DESC LIMIT 1",
     )?;
     let mut summary = |experiment: &String| -> Result<ExperimentSummary> {
-        let last_success = success.query_row([experiment], |row| row.get::<_, Option<i64>>(0))?.map(UnixMicros);
+        let last_success = last_success(conn, experiment)?;
         let last_result = last
             .query_row([experiment], |row| Ok(LastResult { start: UnixMicros(row.get(0)?), outcome: row.get(1)? }))
             .optional()?;
@@ -256,6 +253,14 @@ pub(super) fn summaries(conn: &Connection, experiments: &[String]) -> Result<Vec
         Ok(ExperimentSummary { experiment: experiment.clone(), last_success, last_result, slots })
     };
     experiments.iter().map(&mut summary).collect()
+}
+
+/// The latest START of a complete run.
+pub(super) fn last_success(conn: &Connection, experiment: &str) -> Result<Option<UnixMicros>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT max(start_us) FROM result INDEXED BY result_success WHERE experiment = ?1 AND outcome = 'complete'",
+    )?;
+    Ok(statement.query_row([experiment], |row| row.get::<_, Option<i64>>(0))?.map(UnixMicros))
 }
 
 /// The slot or gap with the latest planned time.

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::connection::open_for_reading;
 use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts, WINDOW};
 use super::runs::{self, PairRows, SHORTEST_PREFIX, StoredEvidence, WholeResult};
+use super::tally::{self, Tally};
 use super::total::{self, Total};
 use super::{StoreError, StoreOptions, tors};
 use crate::circuit::{LooseCircuit, TorEvent};
@@ -131,6 +132,13 @@ impl StoreReader {
     /// How each of these experiments is doing, in this order; one without results has `None`s.
     pub async fn summaries(&self, experiments: Vec<String>) -> Result<Vec<ExperimentSummary>, StoreError> {
         self.read(move |conn| query::summaries(conn, &experiments)).await
+    }
+
+    /// How each of these experiments is doing in numbers, in this order, through each of its tors: all as of one
+    /// moment. And how large the store is.
+    pub async fn tally(&self, experiments: Vec<(String, Vec<String>)>) -> Result<Tally, StoreError> {
+        let path = self.pool.path.clone();
+        self.read(move |conn| tally::tally(conn, &path, &experiments)).await
     }
 
     /// The experiment's slot or gap with the latest planned time.

@@ -6,13 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::Mutex;
 
 use super::Shared;
 use super::error::ApiError;
@@ -21,27 +19,11 @@ use crate::scheduler::Doing;
 use crate::store::{ExperimentSummary, SlotCounts, StoreError, StoreHealth};
 use crate::version;
 
-/// How long a look at the store is good for, and so is word that it can't be read.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// While strangers keep the store busy, an older look does for so long.
-const STALE: Duration = Duration::from_secs(60);
-
 /// An experiment that has results, and no success for so many intervals, is warned of.
 const PATIENCE: u32 = 3;
 
-/// The last looks at the store; while one is made, others wait for it.
-pub type HealthCache = Mutex<Looks>;
-
 /// How each experiment is doing, by its name.
-type Summaries = Arc<BTreeMap<String, ExperimentSummary>>;
-
-/// What was seen when the store was last looked at.
-#[derive(Default)]
-pub struct Looks {
-    last: Option<(Instant, Result<Summaries, StoreError>)>,
-    last_good: Option<(Instant, Summaries)>,
-}
+pub type Summaries = Arc<BTreeMap<String, ExperimentSummary>>;
 
 /// What `/health` says.
 #[derive(Clone, Debug, Serialize)]
@@ -166,28 +148,11 @@ pub async fn look(shared: &Shared) -> Health {
     }
 }
 
-/// Looks at the store, at most once while a look is [`FRESH`], whether it succeeds or not: a crowd that
-/// asks while the store can't be read must not wait for one failure after the other.
 async fn summaries(shared: &Shared) -> Result<Summaries, StoreError> {
-    let mut looks = shared.health.lock().await;
-    if let Some((at, seen)) = &looks.last
-        && at.elapsed() < FRESH
-    {
-        return seen.clone();
-    }
-    let names = shared.config.experiments.iter().map(|e| e.name.clone()).collect();
-    let seen = match shared.store.reader().summaries(names).await {
-        Ok(read) => {
-            let summaries = Arc::new(read.into_iter().map(|s| (s.experiment.clone(), s)).collect());
-            looks.last_good = Some((Instant::now(), Arc::clone(&summaries)));
-            Ok(summaries)
-        }
-        Err(StoreError::Busy) => match &looks.last_good {
-            Some((at, summaries)) if at.elapsed() < STALE => Ok(Arc::clone(summaries)),
-            _ => Err(StoreError::Busy),
-        },
-        Err(other) => Err(other),
+    let look = async || {
+        let names = shared.config.experiments.iter().map(|e| e.name.clone()).collect();
+        let read = shared.store.reader().summaries(names).await?;
+        Ok(Arc::new(read.into_iter().map(|s| (s.experiment.clone(), s)).collect()))
     };
-    looks.last = Some((Instant::now(), seen.clone()));
-    seen
+    shared.summaries.look(look).await
 }

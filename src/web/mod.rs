@@ -5,6 +5,8 @@ mod error;
 mod events;
 mod format;
 mod health;
+mod look;
+mod metrics;
 mod payload;
 mod places;
 mod query;
@@ -29,14 +31,16 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
+use crate::clock::UnixMicros;
 use crate::config::Config;
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
 use crate::scheduler::Board;
-use crate::store::Store;
+use crate::store::{Store, Tally};
 use crate::tor::Tors;
 use error::ApiError;
-use health::HealthCache;
+use health::Summaries;
+use look::Looks;
 use payload::Allowance;
 use places::{Place, Places};
 
@@ -74,7 +78,9 @@ pub struct All {
     allowance: Allowance,
     result_places: Places,
     listeners: Places,
-    health: Arc<HealthCache>,
+    summaries: Looks<Summaries>,
+    tally: Looks<Arc<Tally>>,
+    started: UnixMicros,
 }
 
 impl Shared {
@@ -85,7 +91,9 @@ impl Shared {
             allowance: Allowance { largest: parts.config.server.max_payload, strangers },
             result_places: Places::new(RESULT_PLACES, RESULT_SHARE),
             listeners: Places::new(events::LISTENERS, events::LISTENERS_SHARE),
-            health: Arc::default(),
+            summaries: Looks::default(),
+            tally: Looks::default(),
+            started: UnixMicros::now(),
             parts,
         }))
     }
@@ -112,6 +120,7 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
     vec![
         (Method::GET, "/", get(start_page::start_page)),
         (Method::GET, "/health", get(health::health)),
+        (Method::GET, "/metrics", get(metrics::metrics)),
         (Method::GET, "/payload/{bytes}", get(payload::payload)),
         (Method::GET, "/urandom/{bytes}", get(payload::payload)),
         (Method::POST, "/upload/{bytes}", post(upload::upload)),

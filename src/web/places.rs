@@ -38,6 +38,11 @@ impl Places {
         taken.insert(peer, own + 1);
         Some(Place { places: self.clone(), peer })
     }
+
+    /// How many are taken now.
+    pub fn taken(&self) -> usize {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
 }
 
 impl Drop for Place {
