@@ -38,6 +38,16 @@ async fn the_last_values_stand_beside_their_times() {
     assert_eq!(of("perfd_last_success_timestamp_seconds", "experiment=\"50kib\""), Some(1_795_341_600.0));
     let outcome = |word: &str| of("perfd_last_result_outcome", &format!("{tor},outcome=\"{word}\""));
     assert_eq!([outcome("complete"), outcome("timeout"), outcome("failed")], [Some(0.0), Some(0.0), Some(1.0)]);
+    let ended = |how: &str| of("perfd_results_total", &format!("experiment=\"50kib\",{how}"));
+    assert_eq!(ended("outcome=\"complete\",phase=\"\",cause=\"\""), Some(1.0));
+    assert_eq!(ended("outcome=\"timeout\",phase=\"data_complete\",cause=\"\""), Some(1.0));
+    assert_eq!(ended("outcome=\"failed\",phase=\"response\",cause=\"socks_reply\""), Some(1.0));
+    let bytes = ["read", "written"].map(|what| of(&format!("perfd_{what}_bytes_total"), "experiment=\"50kib\""));
+    assert_eq!(bytes, [Some(3.0 * 51_466.0), Some(3.0 * 84.0)]);
+    let up_to = |le: &str| of("perfd_time_to_first_byte_seconds_bucket", &format!("experiment=\"50kib\",le=\"{le}\""));
+    assert_eq!(["0.5", "0.75", "1", "300", "+Inf"].map(up_to), [0.0, 3.0, 3.0, 3.0, 3.0].map(Some));
+    let last = |what: &str| of(&format!("perfd_time_to_last_byte_seconds_{what}"), "experiment=\"50kib\"");
+    assert_eq!(["count", "sum"].map(last), [Some(1.0), Some(1.5)]);
     assert_eq!(of("perfd_experiment_period_seconds", "experiment=\"50kib\""), Some(300.0));
     assert_eq!(values["perfd_store_readable"], 1.0);
     assert!(values["perfd_store_size_bytes{file=\"database\"}"] > 0.0);

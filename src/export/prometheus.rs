@@ -8,8 +8,8 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use crate::clock::UnixMicros;
-use crate::measurement::Kind;
-use crate::store::{ExperimentTally, LastRuns, SlotCounts};
+use crate::measurement::{Cause, Kind, Phase};
+use crate::store::{Ended, ExperimentTally, Histogram, LastRuns, SlotCounts};
 
 /// In which of the two formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +122,7 @@ pub fn render(snapshot: &Snapshot, dialect: Dialect) -> String {
     experiments(&mut page, &snapshot.experiments);
     slots(&mut page, &snapshot.experiments);
     last_runs(&mut page, &snapshot.experiments);
+    totals(&mut page, &snapshot.experiments);
     tors(&mut page, &snapshot.tors);
     store(&mut page, &snapshot.store);
     places(&mut page, &snapshot.places);
@@ -236,6 +237,59 @@ fn last_runs(page: &mut Page, all: &[Experiment]) {
     }
 }
 
+/// What the store has counted since it began, so that neither a restart nor a result that is deleted sets it back.
+fn totals(page: &mut Page, all: &[Experiment]) {
+    let tallies = || all.iter().filter_map(|e| e.tally.as_ref());
+    let help = "Results by how they ended: the outcome, the step that was waited for, and why.";
+    page.family(Type::Counter(""), "perfd_results", help, |family| {
+        for tally in tallies() {
+            let mut add = |outcome, phase, cause, results: u64| {
+                let labels = [("outcome", outcome), ("phase", phase), ("cause", cause)];
+                family.add(&[&[("experiment", tally.experiment.as_str())], &labels[..]].concat(), results);
+            };
+            // A rate needs a beginning.
+            if !tally.ended.iter().any(|ended| ended.outcome == "complete") {
+                add("complete", "", "", 0);
+            }
+            for Ended { outcome, phase, cause, results } in &tally.ended {
+                add(outcome, phase.map_or("", Phase::as_str), cause.map_or("", Cause::as_str), *results);
+            }
+        }
+    });
+    type Bytes = fn(&ExperimentTally) -> u64;
+    let bytes: [(&str, Bytes, &str); 2] = [
+        ("perfd_read_bytes", |tally| tally.bytes_read, "Bytes of HTTP that runs read through tor, headers included."),
+        (
+            "perfd_written_bytes",
+            |tally| tally.bytes_written,
+            "Bytes of HTTP that runs wrote through tor, headers included.",
+        ),
+    ];
+    for (name, of, help) in bytes {
+        page.family(Type::Counter("bytes"), name, help, |family| {
+            tallies().for_each(|tally| family.add(&[("experiment", &tally.experiment)], of(tally)));
+        });
+    }
+    type Times = fn(&ExperimentTally) -> &Histogram;
+    let times: [(&str, Times, &str); 2] = [
+        (
+            "perfd_time_to_first_byte_seconds",
+            |tally| &tally.first_byte,
+            "From START to the first byte of payload, of all results that got one.",
+        ),
+        (
+            "perfd_time_to_last_byte_seconds",
+            |tally| &tally.last_byte,
+            "From START to the last byte of payload, of all results that got it.",
+        ),
+    ];
+    for (name, of, help) in times {
+        page.family(Type::Histogram("seconds"), name, help, |family| {
+            tallies().for_each(|tally| family.add_histogram(&tally.experiment, of(tally)));
+        });
+    }
+}
+
 fn tors(page: &mut Page, all: &[Tor]) {
     type Of = fn(&Tor) -> Option<u8>;
     let switches: [(&str, Of, &str); 3] = [
@@ -305,6 +359,7 @@ fn places(page: &mut Page, all: &[Places]) {
 enum Type {
     Gauge(&'static str),
     Counter(&'static str),
+    Histogram(&'static str),
     Info,
 }
 
@@ -316,6 +371,7 @@ struct Page {
 /// The metrics of one name.
 struct Family<'a> {
     text: &'a mut String,
+    dialect: Dialect,
     /// The name on its lines.
     name: String,
 }
@@ -326,6 +382,7 @@ impl Page {
         let (word, unit, suffix) = match kind {
             Type::Gauge(unit) => ("gauge", unit, ""),
             Type::Counter(unit) => ("counter", unit, "_total"),
+            Type::Histogram(unit) => ("histogram", unit, ""),
             Type::Info => ("info", "", "_info"),
         };
         let before = self.text.len();
@@ -343,7 +400,7 @@ impl Page {
             let _ = writeln!(self.text, "# UNIT {head} {unit}");
         }
         let head_ends = self.text.len();
-        fill(&mut Family { text: &mut self.text, name: sample });
+        fill(&mut Family { text: &mut self.text, dialect: self.dialect, name: sample });
         if self.text.len() == head_ends {
             self.text.truncate(before);
         }
@@ -352,7 +409,28 @@ impl Page {
 
 impl Family<'_> {
     fn add(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        self.text.push_str(&self.name);
+        self.line("", labels, value);
+    }
+
+    /// The lines of a histogram, whose buckets hold those before them.
+    fn add_histogram(&mut self, experiment: &str, histogram: &Histogram) {
+        let of = ("experiment", experiment);
+        for (bound, count) in &histogram.buckets {
+            // Both formats want one way of writing a number, but not the same one.
+            let bound = seconds(signed(bound.saturating_mul(1000)));
+            let bound = match self.dialect {
+                Dialect::Text => bound.trim_end_matches(".0"),
+                Dialect::OpenMetrics => &bound,
+            };
+            self.line("_bucket", &[of, ("le", bound)], count);
+        }
+        self.line("_bucket", &[of, ("le", "+Inf")], histogram.count);
+        self.line("_sum", &[of], seconds(signed(histogram.sum_us)));
+        self.line("_count", &[of], histogram.count);
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        let _ = write!(self.text, "{}{suffix}", self.name);
         for (index, (name, value)) in labels.iter().enumerate() {
             let before = if index == 0 { '{' } else { ',' };
             let _ = write!(self.text, "{before}{name}=\"{}\"", escaped(value));

@@ -37,7 +37,7 @@ pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
 pub use runs::{PairRow, PairRows, SHORTEST_PREFIX, SlotMate, StoredEvidence, WholeResult};
-pub use tally::{ExperimentTally, LastRuns, Tally};
+pub use tally::{Ended, ExperimentTally, Histogram, LastRuns, Tally};
 pub use total::{FIRST_BYTE_BOUNDS, LAST_BYTE_BOUNDS, Total, bound_label};
 
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};

@@ -6,7 +6,9 @@ use std::path::Path;
 use rusqlite::{Connection, Result};
 
 use super::query::{self, SlotCounts};
+use super::total::{FIRST_BYTE_BOUNDS, LAST_BYTE_BOUNDS, bound_label};
 use crate::clock::UnixMicros;
+use crate::measurement::{Cause, Phase};
 
 /// So many of an experiment's latest runs are looked through for the last one that got its first byte, and its last.
 const LATEST: i64 = 1000;
@@ -33,6 +35,40 @@ pub struct ExperimentTally {
     pub last_success: Option<UnixMicros>,
     /// Its latest runs, one entry a tor, by the tors' names.
     pub last: Vec<LastRuns>,
+    /// How its results ended, since the store began.
+    pub ended: Vec<Ended>,
+    /// Of its results that got a first byte of payload, the time from START until it came.
+    pub first_byte: Histogram,
+    /// Of its results that got all of the payload, the time from START until its last byte came.
+    pub last_byte: Histogram,
+    /// Bytes of HTTP that its runs read, headers included.
+    pub bytes_read: u64,
+    /// Bytes of HTTP that its runs wrote, headers included.
+    pub bytes_written: u64,
+}
+
+/// How many results ended in one way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The outcome's word.
+    pub outcome: String,
+    /// The step that was being waited for; `None` of complete ones.
+    pub phase: Option<Phase>,
+    /// Why; of failed ones alone.
+    pub cause: Option<Cause>,
+    /// How many.
+    pub results: u64,
+}
+
+/// How long something took, by buckets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// Each upper bound in milliseconds with how many took no longer, shorter bounds' included.
+    pub buckets: Vec<(u64, u64)>,
+    /// How many there are in all.
+    pub count: u64,
+    /// What they took together, in microseconds.
+    pub sum_us: u64,
 }
 
 /// The latest runs of an experiment through one tor, in the order of their START, among the experiment's latest
@@ -56,17 +92,62 @@ pub(super) fn tally(conn: &Connection, path: &Path, experiments: &[(String, Vec<
     // One transaction, so that all numbers speak of the same moment.
     let snapshot = conn.unchecked_transaction()?;
     let tally = |(experiment, tors): &(String, Vec<String>)| {
+        let totals = totals_of(&snapshot, experiment)?;
         Ok(ExperimentTally {
             experiment: experiment.clone(),
             slots: query::slot_counts(&snapshot, experiment)?,
             last_success: query::last_success(&snapshot, experiment)?,
             last: last_runs(&snapshot, experiment, tors)?,
+            ended: ended(&totals),
+            first_byte: histogram(&totals, "first_byte", "first_byte_us", &FIRST_BYTE_BOUNDS),
+            last_byte: histogram(&totals, "last_byte", "last_byte_us", &LAST_BYTE_BOUNDS),
+            bytes_read: total(&totals, "bytes_read", ""),
+            bytes_written: total(&totals, "bytes_written", ""),
         })
     };
     let experiments = experiments.iter().map(tally).collect::<Result<_>>()?;
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     Ok(Tally { experiments, database_bytes: size_of(path), log_bytes: size_of(Path::new(&log)) })
+}
+
+/// An experiment's rows of table `total`: name, label, value.
+type Totals = Vec<(String, String, u64)>;
+
+fn totals_of(conn: &Connection, experiment: &str) -> Result<Totals> {
+    conn.prepare_cached("SELECT name, label, value FROM total WHERE experiment = ?1")?
+        .query_map([experiment], |row| {
+            Ok((row.get(0)?, row.get(1)?, u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0)))
+        })?
+        .collect()
+}
+
+/// 0 where it was never counted.
+fn total(totals: &Totals, name: &str, label: &str) -> u64 {
+    totals.iter().find(|(n, l, _)| n == name && l == label).map_or(0, |(.., value)| *value)
+}
+
+/// Those whose words are known.
+fn ended(totals: &Totals) -> Vec<Ended> {
+    let results = totals.iter().filter(|(name, ..)| name == "results");
+    let ended = results.filter_map(|(_, label, results)| {
+        let mut words = label.split('/');
+        let outcome = words.next().filter(|word| ["complete", "timeout", "failed"].contains(word))?;
+        let phase = words.next().map(|word| Phase::parse(word).ok_or(())).transpose().ok()?;
+        let cause = words.next().map(|word| Cause::parse(word).ok_or(())).transpose().ok()?;
+        Some(Ended { outcome: outcome.to_owned(), phase, cause, results: *results })
+    });
+    ended.collect()
+}
+
+fn histogram(totals: &Totals, buckets: &str, sum: &str, bounds: &[u64]) -> Histogram {
+    let mut count: u64 = 0;
+    let mut up_to = |label: &str| {
+        count = count.saturating_add(total(totals, buckets, label));
+        count
+    };
+    let buckets = bounds.iter().map(|bound| (*bound, up_to(&bound_label(*bound)))).collect();
+    Histogram { buckets, count: up_to("+Inf"), sum_us: total(totals, sum, "") }
 }
 
 /// A file's size in bytes; 0 where there is none.
