@@ -41,6 +41,8 @@ pub struct Sample {
     pub did_time_out: bool,
     /// The steps that it reached, microseconds after START.
     pub steps: Steps,
+    /// Bytes of HTTP written, headers included.
+    pub written: u64,
     /// Bytes of HTTP read, headers included.
     pub read: u64,
     /// What carried it, where that is known and was asked for.
