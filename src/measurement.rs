@@ -430,8 +430,8 @@ pub struct Measurement {
     pub id: RunId,
     /// Whether it fetched or sent.
     pub kind: Kind,
-    /// The SOCKS user name that it used.
-    pub user: String,
+    /// The SOCKS user name that it used; not known of an imported run.
+    pub user: Option<String>,
     /// Whether the HTTP request was sent before the SOCKS reply had come.
     pub optimistic: bool,
     /// The wall clock at START; every step is relative to it.
@@ -451,16 +451,17 @@ pub struct Measurement {
     pub read: u64,
     /// Our end of the connection to the proxy, once there was one.
     pub local: Option<SocketAddr>,
-    /// The proxy.
-    pub proxy: SocketAddr,
-    /// The server's name or address.
-    pub remote_host: String,
-    /// The server's port.
-    pub remote_port: u16,
+    /// The proxy; not known of an imported run whose file doesn't name it.
+    pub proxy: Option<SocketAddr>,
+    /// The server's name or address; not known of an imported run whose file doesn't name it.
+    pub remote_host: Option<String>,
+    /// The server's port, known where the host is.
+    pub remote_port: Option<u16>,
     /// Whether the proxy took a user name of the run's own, so that Tor gives it a circuit of its
     /// own; `None` where it never got so far.
     pub isolated: Option<bool>,
-    /// Whether the run is complete and every byte of its payload was compared with what was sent.
+    /// Whether the run is complete and every byte of its payload was compared with what was sent. Not known of an
+    /// imported run, and false there.
     pub verified: bool,
     /// How the payload came, or went. Not part of a row of a list: empty there.
     pub curve: Curve,
@@ -501,12 +502,12 @@ pub struct ResultRow {
     pub experiment: String,
     /// The name of the tor.
     pub tor: String,
-    /// When the slot was planned that this run belongs to.
-    pub planned: UnixMicros,
-    /// The number of the configuration in force; the store keeps each distinct one once.
-    pub configuration: i64,
-    /// The version of perfd that measured.
-    pub version: String,
+    /// When the slot was planned that this run belongs to; an imported run belongs to none.
+    pub planned: Option<UnixMicros>,
+    /// The number of the configuration in force; the store keeps each distinct one once. Not known of an imported run.
+    pub configuration: Option<i64>,
+    /// The version of perfd that measured; not known of an imported run.
+    pub version: Option<String>,
     /// How the server was reached.
     pub server: ServerKind,
     /// Which of the runs of its slot it is.
@@ -515,15 +516,23 @@ pub struct ResultRow {
     pub measurement: Measurement,
     /// What tor told of it; absent where perfd has no control of that tor.
     pub circuit: Option<CircuitData>,
-    /// Where it was imported: what its line said beyond all this.
+    /// Where it was imported: from what, and what its line said beyond all this.
     pub imported: Option<Imported>,
 }
 
 /// What an imported result's line said beyond what a [`Measurement`] holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
+    /// The name of the file that it came from, without its folder; the same for all rows of the file.
+    pub file: std::sync::Arc<str>,
+    /// Torperf's DIDTIMEOUT, as the line had it.
+    pub did_time_out: bool,
+    /// Whether the line named the experiment; else perfd chose the name.
+    pub names_experiment: bool,
+    /// Whether the line named the run; else its name is made of what tells it from others.
+    pub names_run: bool,
     /// Keys and values in Torperf's form, in the order in which they came: what has no field of its own, such as
-    /// PATH, ENDPOINTLOCAL and keys that perfd does not know.
+    /// PATH, ENDPOINTLOCAL, steps that were not reached and keys that perfd does not know.
     pub extra: Vec<(String, String)>,
 }
 

@@ -202,9 +202,10 @@ mod tests {
     /// Stores two runs whose circuit is none that their evidence gives.
     async fn fill(store: &Store, lines: &Evidence) {
         let row = example_row();
-        let slot = SlotId { experiment: row.experiment, planned: row.planned };
+        let planned = row.planned.unwrap();
+        let slot = SlotId { experiment: row.experiment, planned };
         let grid = Grid::new(Duration::from_secs(1), Duration::ZERO);
-        store.begin_slot(slot.clone(), grid, row.planned).await.unwrap();
+        store.begin_slot(slot.clone(), grid, planned).await.unwrap();
         let result = |run| NewResult { circuit: Some((example_circuit(), lines.clone())), ..example_result(run) };
         let results = vec![result(1), result(2)];
         store.finish_slot(slot, SlotState::Done, None, UnixMicros(1), results).await.unwrap();

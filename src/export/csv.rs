@@ -105,9 +105,10 @@ pub const COLUMNS: [&str; COLUMN_COUNT] = [
     "build_timeout_ms",
     "build_timeout_quantile",
     "build_timeout_learning",
+    "imported",
 ];
 
-const COLUMN_COUNT: usize = 94;
+const COLUMN_COUNT: usize = 95;
 
 /// What of [`CircuitData`](crate::circuit::CircuitData) has a column: the column, and where in the JSON's
 /// `circuit` its value stands. `path`, `conflux` and `used_at_us` are made of several.

@@ -18,8 +18,8 @@ pub struct ResultJson {
     pub source: String,
     pub experiment: String,
     pub tor: String,
-    pub planned: String,
-    pub planned_unix_us: i64,
+    pub planned: Option<String>,
+    pub planned_unix_us: Option<i64>,
     pub start: String,
     pub start_unix_us: i64,
     pub ended_us: u64,
@@ -43,19 +43,21 @@ pub struct ResultJson {
     pub bytes_written: u64,
     pub bytes_read: u64,
     pub endpoint_local: Option<String>,
-    pub endpoint_proxy: String,
-    pub endpoint_remote: String,
+    pub endpoint_proxy: Option<String>,
+    pub endpoint_remote: Option<String>,
     pub isolated: Option<bool>,
-    pub verified: bool,
-    pub configuration_id: i64,
-    pub perfd_version: String,
+    pub verified: Option<bool>,
+    pub configuration_id: Option<i64>,
+    pub perfd_version: Option<String>,
     pub kind: String,
     pub server: String,
     pub optimistic: bool,
     pub place: PlaceJson,
-    pub socks_user: String,
+    pub socks_user: Option<String>,
     pub server_us: Option<ServerSideJson>,
     pub circuit: Option<CircuitData>,
+    #[serde(default)]
+    pub imported: Option<String>,
 }
 
 /// Which of the runs of its slot a run is.
@@ -112,8 +114,8 @@ impl From<&ResultRow> for ResultJson {
             source: row.source.clone(),
             experiment: row.experiment.clone(),
             tor: row.tor.clone(),
-            planned: row.planned.to_string(),
-            planned_unix_us: row.planned.0,
+            planned: row.planned.map(|planned| planned.to_string()),
+            planned_unix_us: row.planned.map(|planned| planned.0),
             start: run.start.to_string(),
             start_unix_us: run.start.0,
             ended_us: run.ended,
@@ -137,10 +139,10 @@ impl From<&ResultRow> for ResultJson {
             bytes_written: run.written,
             bytes_read: run.read,
             endpoint_local: run.local.map(|address| address.to_string()),
-            endpoint_proxy: run.proxy.to_string(),
-            endpoint_remote: endpoint(&run.remote_host, run.remote_port),
+            endpoint_proxy: run.proxy.map(|address| address.to_string()),
+            endpoint_remote: run.remote_host.as_ref().zip(run.remote_port).map(|(host, port)| endpoint(host, port)),
             isolated: run.isolated,
-            verified: run.verified,
+            verified: row.imported.is_none().then_some(run.verified),
             configuration_id: row.configuration,
             perfd_version: row.version.clone(),
             kind: run.kind.as_str().to_owned(),
@@ -150,6 +152,7 @@ impl From<&ResultRow> for ResultJson {
             socks_user: run.user.clone(),
             server_us: run.server.as_ref().map(ServerSideJson::from),
             circuit: row.circuit.clone(),
+            imported: row.imported.as_ref().map(|imported| imported.file.to_string()),
         }
     }
 }
@@ -292,7 +295,7 @@ mod tests {
         assert_eq!((result.socks_us, result.request_response_us), (Some(399_500), Some(299_900)));
         assert_eq!((result.transfer_us, result.time_to_last_byte_us), (Some(800_000), Some(1_500_000)));
         assert_eq!(result.mean_bytes_per_second.map(f64::round), Some(34_133.0));
-        assert_eq!(result.endpoint_remote, "example.org:8080");
+        assert_eq!(result.endpoint_remote.as_deref(), Some("example.org:8080"));
     }
 
     #[test]

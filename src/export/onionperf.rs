@@ -187,8 +187,8 @@ fn download(row: &ResultRow, number: u64, key: &str) -> Value {
     let error = tgen_error(&run.outcome);
     let mut transport = json!({
         "error": transport_error(&run.outcome),
-        "proxy": near_endpoint(run.proxy),
-        "remote": remote_endpoint(&run.remote_host, run.remote_port),
+        "proxy": run.proxy.map_or("-".to_owned(), near_endpoint),
+        "remote": server_end(run),
         "state": if complete { "SUCCESS_OPEN" } else { "ERROR" },
     });
     if let Some(local) = run.local {
@@ -211,7 +211,7 @@ fn download(row: &ResultRow, number: u64, key: &str) -> Value {
             "error": error,
             "id": number.to_string(),
             "name": text(&row.source),
-            "peername": text(&run.remote_host),
+            "peername": text(run.remote_host.as_deref().unwrap_or_default()),
             "recvsize": int32(run.size),
             "recvstate": if complete { "RECV_SUCCESS" } else { "RECV_ERROR" },
             "sendsize": "0",
@@ -251,7 +251,12 @@ fn own_words(row: &ResultRow) -> Value {
 /// Our end and the server's, for a key.
 fn ends(run: &Measurement) -> String {
     let local = run.local.map_or("-".to_owned(), near_endpoint);
-    format!("{local}:{}", remote_endpoint(&run.remote_host, run.remote_port))
+    format!("{local}:{}", server_end(run))
+}
+
+/// The server's end; perfd's own results always have one.
+fn server_end(run: &Measurement) -> String {
+    remote_endpoint(run.remote_host.as_deref().unwrap_or_default(), run.remote_port.unwrap_or_default())
 }
 
 /// Microseconds after START as TGen writes them; `-1` where a step was not reached.
@@ -359,7 +364,7 @@ fn of_tor_stream(run: &Measurement, data: &CircuitData, circuit: Option<&str>) -
     let mut stream = json!({
         "circuit_id": circuit,
         "elapsed_seconds": data.stream.iter().map(event).collect::<Vec<_>>(),
-        "target": format!("{}:{}", run.remote_host, run.remote_port),
+        "target": format!("{}:{}", run.remote_host.as_deref().unwrap_or("-"), run.remote_port.unwrap_or_default()),
         "unix_ts_end": unix(run, ended),
         "unix_ts_start": unix(run, begun),
     });

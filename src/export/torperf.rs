@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::circuit::{Circuit, CircuitData, CircuitState};
-use crate::measurement::{Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, ServerKind};
+use crate::measurement::{Imported, Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, ServerKind};
 
 /// What stands once before any number of lines. A file that holds nothing else is valid.
 pub const HEADER: &str = "@type torperf 1.1\n";
@@ -24,18 +24,23 @@ pub const HEADER: &str = "@type torperf 1.1\n";
 /// What tor told of the circuit is there where it is known and fits the format: PATH only if every hop has
 /// a fingerprint, BUILDTIMES only if the time of every hop is known, numbers only within an int32.
 /// Keys of our own say in what a run differs from a plain download by exit, and are absent otherwise.
+///
+/// An imported result is written with what its own line said, and no more.
 pub fn line(row: &ResultRow) -> String {
-    let run = &row.measurement;
     let mut line = Line(String::with_capacity(1024));
-    line.put("SOURCE", &text(&row.source));
-    line.put("FILESIZE", &int32(run.size));
-    line.put("START", &moment(run.start.0));
-    for (phase, at) in run.steps.in_order() {
-        line.put(step_name(phase), &step(run, at));
+    match &row.imported {
+        Some(imported) => put_imported(&mut line, row, imported),
+        None => put_measured(&mut line, row),
     }
-    line.put("WRITEBYTES", &int32(run.written));
-    line.put("READBYTES", &int32(run.read));
-    line.put("DIDTIMEOUT", if run.did_time_out() { "1" } else { "0" });
+    line.put("REVISION", &row.revision.to_string());
+    line.0.push('\n');
+    line.0
+}
+
+/// A result of perfd's own, but for its revision.
+fn put_measured(line: &mut Line, row: &ResultRow) {
+    let run = &row.measurement;
+    put_core(line, row, run.did_time_out());
     for (tenth, at) in run.steps.deciles.iter().enumerate() {
         line.put(&format!("DATAPERC{}", tenth * 10), &step(run, *at));
     }
@@ -45,21 +50,78 @@ pub fn line(row: &ResultRow) -> String {
     if let Some(local) = run.local {
         line.put("ENDPOINTLOCAL", &near_endpoint(local));
     }
-    line.put("ENDPOINTPROXY", &near_endpoint(run.proxy));
-    line.put("ENDPOINTREMOTE", &remote_endpoint(&run.remote_host, run.remote_port));
+    line.put_some("ENDPOINTPROXY", run.proxy.map(near_endpoint));
+    let remote = run.remote_host.as_ref().zip(run.remote_port);
+    line.put_some("ENDPOINTREMOTE", remote.map(|(host, port)| remote_endpoint(host, port)));
     if let Some(code) = error_code(&run.outcome) {
         line.put("ERRORCODE", &code);
     }
     if let Some(data) = &row.circuit {
-        put_circuit(&mut line, run, data);
+        put_circuit(line, run, data);
     }
     // Keys of our own, which readers of the format keep as they are.
-    put_differences(&mut line, row);
+    put_differences(line, row);
     line.put("EXPERIMENT", &text(&row.experiment));
     line.put("RUN_ID", run.id.as_str());
-    line.put("REVISION", &row.revision.to_string());
-    line.0.push('\n');
-    line.0
+}
+
+/// The keys that every line has, and DIDTIMEOUT.
+fn put_core(line: &mut Line, row: &ResultRow, did_time_out: bool) {
+    let run = &row.measurement;
+    line.put("SOURCE", &text(&row.source));
+    line.put("FILESIZE", &int32(run.size));
+    line.put("START", &moment(run.start.0));
+    for (phase, at) in run.steps.in_order() {
+        line.put(step_name(phase), &step(run, at));
+    }
+    line.put("WRITEBYTES", &int32(run.written));
+    line.put("READBYTES", &int32(run.read));
+    line.put("DIDTIMEOUT", if did_time_out { "1" } else { "0" });
+}
+
+/// What the line of an imported result said: a line that perfd wrote comes out as it was.
+fn put_imported(line: &mut Line, row: &ResultRow, imported: &Imported) {
+    let run = &row.measurement;
+    put_core(line, row, imported.did_time_out);
+    let deciles = run.steps.deciles.iter().enumerate().map(|(tenth, at)| (tenth as u64 * 10, *at));
+    put_numbered(line, run, imported, "DATAPERC", deciles);
+    put_numbered(line, run, imported, "PARTIAL", PARTIALS.into_iter().zip(run.steps.partials));
+    for (key, value) in &imported.extra {
+        if numbered(key, "DATAPERC").or_else(|| numbered(key, "PARTIAL")).is_none() {
+            line.put(key, value);
+        }
+    }
+    if imported.names_experiment {
+        line.put("EXPERIMENT", &text(&row.experiment));
+    }
+    if imported.names_run {
+        line.put("RUN_ID", run.id.as_str());
+    }
+}
+
+/// Steps that have a number, by it: those that were reached, and what the line said of others.
+fn put_numbered(
+    line: &mut Line,
+    run: &Measurement,
+    imported: &Imported,
+    key: &str,
+    reached: impl Iterator<Item = (u64, Option<u64>)>,
+) {
+    let reached = reached.filter_map(|(number, at)| Some((number, step(run, Some(at?)))));
+    let said = imported.extra.iter().filter_map(|(name, value)| Some((numbered(name, key)?, value.clone())));
+    let mut steps: Vec<(u64, String)> = reached.chain(said).collect();
+    steps.sort_by_key(|(number, _)| *number);
+    steps.dedup_by_key(|(number, _)| *number);
+    for (number, value) in steps {
+        line.put(&format!("{key}{number}"), &value);
+    }
+}
+
+/// The number of a key that is `key` and a number.
+fn numbered(name: &str, key: &str) -> Option<u64> {
+    let digits =
+        name.strip_prefix(key).filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok()
 }
 
 /// What tor told of the circuit and of the run's stream, under Torperf's names.
@@ -325,8 +387,8 @@ mod tests {
         let mut row = example_row();
         row.source = String::new();
         row.experiment = "a b=c%\nd".to_owned();
-        row.measurement.remote_host = "x y:z".to_owned();
-        row.measurement.proxy = "[2001:db8::1]:9050".parse().unwrap();
+        row.measurement.remote_host = Some("x y:z".to_owned());
+        row.measurement.proxy = Some("[2001:db8::1]:9050".parse().unwrap());
         row.measurement.start = UnixMicros(-5_000_000);
         row.measurement.size = u64::MAX;
         row.measurement.local = None;

@@ -178,7 +178,7 @@ impl Run<'_> {
         Measurement {
             id: self.request.id.clone(),
             kind: self.request.kind,
-            user: self.request.user.clone(),
+            user: Some(self.request.user.clone()),
             optimistic: self.request.optimistic,
             start: self.start,
             ended,
@@ -188,9 +188,9 @@ impl Run<'_> {
             written: tape.written,
             read: tape.read,
             local: self.local,
-            proxy: self.request.socks,
-            remote_host: self.request.host.clone(),
-            remote_port: self.request.port,
+            proxy: Some(self.request.socks),
+            remote_host: Some(self.request.host.clone()),
+            remote_port: Some(self.request.port),
             isolated: match handshake.method {
                 Some(socks::METHOD_NONE) => Some(false),
                 _ => handshake.authenticated.then_some(true),

@@ -73,8 +73,8 @@ pub(super) fn result_values(revision: i64, configuration: i64, new: &NewResult) 
         integer(run.read)?.into(),
         run.local.map(ip_text).into(),
         run.local.map(|address| address.port()).into(),
-        ip_text(run.proxy).into(),
-        run.proxy.port().into(),
+        run.proxy.map(ip_text).into(),
+        run.proxy.map(|address| address.port()).into(),
         run.remote_host.clone().into(),
         run.remote_port.into(),
         run.isolated.into(),
@@ -108,7 +108,7 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
     let revision = columns.next()?;
     let id = columns.word(RunId::parse)?;
     let (source, experiment, tor) = (columns.next()?, columns.next()?, columns.next()?);
-    let planned = UnixMicros(columns.next()?);
+    let planned = Some(UnixMicros(columns.next()?));
     let (configuration, version) = (columns.next()?, columns.next()?);
     let start = UnixMicros(columns.next()?);
     let (ended, size) = (columns.natural()?, columns.natural()?);
@@ -126,12 +126,11 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
     };
     let (written, read) = (columns.natural()?, columns.natural()?);
     let (local, proxy) = (columns.maybe_address()?, columns.maybe_address()?);
-    let proxy = proxy.ok_or_else(|| columns.unreadable("no address"))?;
     let (remote_host, remote_port) = (columns.next()?, columns.next()?);
     let (isolated, verified) = (columns.next()?, columns.next()?);
     let outcome = columns.outcome()?;
     let kind = columns.word(Kind::parse)?;
-    let user = columns.next::<Option<String>>()?.unwrap_or_else(|| format!("perfd-{id}"));
+    let user = columns.next::<Option<String>>()?.or_else(|| Some(format!("perfd-{id}")));
     let optimistic = columns.next()?;
     let server = columns.word(ServerKind::parse)?;
     let place = Place { index: columns.next()?, of: columns.next()? };

@@ -14,8 +14,8 @@ use crate::measurement::{Outcome, ResultRow, RunId};
 pub struct WholeResult {
     /// Its row, with its curve and its circuit.
     pub row: ResultRow,
-    /// The text of the configuration that it was made under.
-    pub configuration: String,
+    /// The text of the configuration that it was made under; not known of an imported run.
+    pub configuration: Option<String>,
     /// The control lines that touch it, as they were kept.
     pub evidence: Option<String>,
     /// The other runs of its slot, in the order in which they were run.
@@ -99,10 +99,13 @@ fn slot_mates(conn: &Connection, row: &ResultRow) -> Result<Vec<SlotMate>> {
         "SELECT id, tor, place_index FROM result INDEXED BY result_slot \
          WHERE experiment = ?1 AND planned_us = ?2 AND id <> ?3 ORDER BY place_index, revision LIMIT ?4",
     )?
-    .query_map(params![row.experiment, row.planned.0, row.measurement.id.as_str(), MATES], |row| {
-        let mut columns = Columns::of(row);
-        Ok(SlotMate { id: columns.word(RunId::parse)?, tor: columns.next()?, index: columns.next()? })
-    })?
+    .query_map(
+        params![row.experiment, row.planned.map(|planned| planned.0), row.measurement.id.as_str(), MATES],
+        |row| {
+            let mut columns = Columns::of(row);
+            Ok(SlotMate { id: columns.word(RunId::parse)?, tor: columns.next()?, index: columns.next()? })
+        },
+    )?
     .collect()
 }
 

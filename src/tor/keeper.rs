@@ -164,7 +164,7 @@ mod tests {
     async fn two_runs(tor: &Tor, store: &Store) -> [Following; 2] {
         let runs = [1, 2].map(|n: u64| {
             let new = example_result(n.into());
-            let (user, now) = (new.measurement.user.clone() + &n.to_string(), std::time::Instant::now());
+            let (user, now) = (new.measurement.user.clone().unwrap() + &n.to_string(), std::time::Instant::now());
             tells(tor, &format!("STREAM {n} NEW 0 a:80 SOCKS_USERNAME=\"{user}\""));
             let key = RunKey {
                 user: Some(user),

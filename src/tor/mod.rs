@@ -281,7 +281,7 @@ fn shortened(mut text: String) -> String {
 /// this onion service (its address without `.onion`), if it went to one.
 pub fn run_key(run: &Measurement, start: Instant, onion: Option<String>) -> RunKey {
     RunKey {
-        user: (run.isolated != Some(false)).then(|| run.user.clone()),
+        user: run.user.clone().filter(|_| run.isolated != Some(false)),
         local: run.local,
         start,
         start_wall: run.start,

@@ -90,9 +90,14 @@ pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: 
     let row = &whole.row;
     let text = match format {
         Format::Json | Format::Ndjson => {
-            let just_after = UnixMicros(row.planned.0.saturating_add(1));
-            let slots = reader.slots_between(&row.experiment, row.planned, just_after, 1).await?;
-            one_as_json(&whole, slots.into_iter().next())
+            let slot = match row.planned {
+                Some(planned) => {
+                    let just_after = UnixMicros(planned.0.saturating_add(1));
+                    reader.slots_between(&row.experiment, planned, just_after, 1).await?.into_iter().next()
+                }
+                None => None,
+            };
+            one_as_json(&whole, slot)
         }
         Format::Torperf => format!("{}{}", torperf::HEADER, torperf::line(row)),
         Format::Csv => format!("{}{}", csv::header(), csv::line(row)),
@@ -145,8 +150,8 @@ struct OneJson {
 
 fn one_as_json(whole: &WholeResult, slot: Option<SlotRow>) -> String {
     // What is no JSON is shown as the text that it is.
-    let text = &whole.configuration;
-    let configuration = serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into());
+    let shown = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into());
+    let configuration = whole.configuration.as_ref().map_or(serde_json::Value::Null, shown);
     let one = OneJson { whole: WholeJson::from(whole), configuration, slot };
     format!("{}\n", serde_json::to_string_pretty(&one).unwrap_or_default())
 }

@@ -26,7 +26,7 @@ pub fn judge(result: &ResultJson, tpf: &HashMap<String, String>, witness: &Witne
     ensure!(data.connection == 1, "connection {}", data.connection);
     ensure!(data.tor_version.as_deref().is_some_and(|v| v.starts_with("0.4.")), "tor {:?}", data.tor_version);
     let user = format!("perfd-{}", result.run_id);
-    ensure!(result.socks_user == user, "user {}", result.socks_user);
+    ensure!(result.socks_user.as_ref() == Some(&user), "user {:?}", result.socks_user);
 
     let (stream, attached) = stream_as_seen(&user, witness.client)?;
     ensure!(data.stream_id == Some(stream), "stream {:?}, and tor said {stream}", data.stream_id);

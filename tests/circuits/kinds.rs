@@ -42,7 +42,7 @@ fn uploads(perfd: &Service) {
     };
     assert!(circuits.contains(&congestion.circuit_id), "{sampled:?}");
     for upload in complete(perfd, "upload") {
-        assert_eq!((upload.kind.as_str(), upload.verified, upload.size_bytes), ("upload", true, 5 << 20));
+        assert_eq!((upload.kind.as_str(), upload.verified, upload.size_bytes), ("upload", Some(true), 5 << 20));
         assert!(upload.bytes_written > upload.size_bytes, "{upload:?}");
         let server = upload.server_us.as_ref().expect("the server's side");
         let times: Vec<i64> = std::iter::once(Some(server.request)).chain(server.deciles.0).flatten().collect();
@@ -58,7 +58,7 @@ fn early_requests(perfd: &Service) {
     let early = at_least(perfd, "early", 3);
     for result in early {
         let steps = &result.steps_us;
-        assert!(result.optimistic && result.verified, "{result:?}");
+        assert!(result.optimistic && result.verified == Some(true), "{result:?}");
         assert!(steps.data_request < steps.response && steps.response <= steps.data_response, "{result:?}");
         assert_eq!(data(&result).circuit.as_ref().unwrap().path.len(), 3, "{result:?}");
     }
@@ -70,7 +70,7 @@ fn series(perfd: &Service) {
         let slots = slots_of(perfd, name, 4, |slots| slots.len() >= 2);
         for slot in slots {
             let ids: BTreeSet<u64> = slot.iter().map(circuit_id).collect();
-            let users: BTreeSet<&str> = slot.iter().map(|result| result.socks_user.as_str()).collect();
+            let users: BTreeSet<&str> = slot.iter().map(|result| result.socks_user.as_deref().unwrap()).collect();
             let streams: BTreeSet<_> = slot.iter().map(|result| data(result).stream_id).collect();
             let expected = if shared { 1 } else { 4 };
             assert_eq!((ids.len(), users.len(), streams.len()), (expected, expected, 4), "{slot:#?}");
@@ -118,7 +118,7 @@ fn slots_of(
         let mut slots: BTreeMap<i64, Vec<ResultJson>> = BTreeMap::new();
         for result in complete(perfd, experiment) {
             assert_eq!(result.place.of, runs, "{result:?}");
-            slots.entry(result.planned_unix_us).or_default().push(result);
+            slots.entry(result.planned_unix_us.unwrap()).or_default().push(result);
         }
         let mut slots: Vec<_> = slots.into_values().filter(|slot| slot.len() == runs as usize).collect();
         for slot in &mut slots {

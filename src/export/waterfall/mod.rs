@@ -54,7 +54,11 @@ fn title(sheet: &mut Sheet, result: &ResultJson) {
     }
     sheet.line(format!("run {}, experiment {}, source {}", result.run_id, result.experiment, result.source));
     let start = result.start.replacen('T', " ", 1).replace('Z', " UTC");
-    sheet.line(format!("START {start}, perfd {}", result.perfd_version));
+    sheet.line(match (&result.perfd_version, &result.imported) {
+        (Some(version), _) => format!("START {start}, perfd {version}"),
+        (None, Some(file)) => format!("START {start}, imported from {file}"),
+        (None, None) => format!("START {start}"),
+    });
 }
 
 /// The steps that were reached, in order of time.

@@ -303,7 +303,7 @@ fn runs_of_which_nothing_is_known_come_out_as_they_were() {
     row.measurement.steps = Steps::default();
     row.measurement.local = Some("[2001:db8::1]:4".parse().unwrap());
     row.measurement.outcome = Outcome::Timeout(Phase::Socket);
-    row.measurement.remote_host = "abc.onion".to_owned();
+    row.measurement.remote_host = Some("abc.onion".to_owned());
     let written = line(&row);
     let run = run(written.trim_end()).unwrap();
     assert_eq!(format!("{} REVISION=7\n", again(&run)), written);

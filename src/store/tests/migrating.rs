@@ -47,12 +47,15 @@ async fn a_file_of_the_first_version_keeps_every_row() {
     assert_eq!(page.rows[0].measurement.outcome, Outcome::Failed(failure));
     for row in &page.rows {
         let run = &row.measurement;
-        assert_eq!((run.kind, run.user.clone(), run.optimistic), (Kind::Download, format!("perfd-{}", run.id), false));
+        assert_eq!(
+            (run.kind, run.user.clone(), run.optimistic),
+            (Kind::Download, Some(format!("perfd-{}", run.id)), false)
+        );
         assert_eq!((row.server, row.place, &row.circuit), (ServerKind::Exit, Place::ALONE, &None));
         assert_eq!((&run.server, run.curve.len()), (&None, 0));
     }
     let whole = store.reader().result(&first).await.unwrap().unwrap();
-    assert_eq!((whole.configuration.as_str(), whole.evidence), ("the configuration", None));
+    assert_eq!((whole.configuration.as_deref(), whole.evidence), (Some("the configuration"), None));
     assert_eq!(whole.slot_mates.iter().map(|mate| mate.id.clone()).collect::<Vec<_>>(), [second]);
     let counts = store.reader().slot_counts("small").await.unwrap();
     assert_eq!(counts, SlotCounts { running: 1, done: 1, missed: 3, ..SlotCounts::default() });

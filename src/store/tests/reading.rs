@@ -30,9 +30,9 @@ fn new_of(row: &ResultRow, configuration: &str, evidence: &str) -> NewResult {
         source: row.source.clone(),
         experiment: row.experiment.clone(),
         tor: row.tor.clone(),
-        planned: row.planned,
+        planned: row.planned.unwrap(),
         configuration: configuration.to_owned(),
-        version: row.version.clone(),
+        version: row.version.clone().unwrap(),
         server: row.server,
         place: row.place,
         measurement: row.measurement.clone(),
@@ -98,14 +98,14 @@ proptest! {
         let revision = insert(&conn, 1, new_of(&row, &configuration, &lines));
         let stored = runs::whole_result(&conn, &row.measurement.id).unwrap();
         let evidence = row.circuit.as_ref().map(|_| lines).filter(|lines| !lines.is_empty());
-        let row = ResultRow { revision, configuration: 1, ..row };
-        let whole = WholeResult { row: row.clone(), configuration, evidence, slot_mates: Vec::new() };
+        let row = ResultRow { revision, configuration: Some(1), ..row };
+        let whole = WholeResult { row: row.clone(), configuration: Some(configuration), evidence, slot_mates: Vec::new() };
         prop_assert_eq!(stored, Some(whole));
         let page = query::results_page(&conn, &Filter::default(), None, Order::Oldest, 9, WINDOW).unwrap();
         let measurement = Measurement { curve: Curve::new(), ..row.measurement.clone() };
         let in_a_list = ResultRow { measurement, ..row };
         prop_assert_eq!(&page.rows, std::slice::from_ref(&in_a_list));
-        let planned = in_a_list.planned;
+        let planned = in_a_list.planned.unwrap();
         prop_assert_eq!(runs::results_of_slot(&conn, &in_a_list.experiment, planned).unwrap(), [in_a_list]);
     }
 

@@ -17,7 +17,7 @@ async fn a_slot_is_begun_once_and_finished_once() {
     assert_eq!((done.state, done.ended), (SlotState::Done, Some(UnixMicros(13))));
     assert_eq!(store.reader().latest_revision().await, Ok(2));
     let whole = store.reader().result(&new_result(2).measurement.id).await.unwrap().unwrap();
-    assert_eq!(whole.configuration, "the configuration");
+    assert_eq!(whole.configuration.as_deref(), Some("the configuration"));
 }
 
 #[tokio::test]
