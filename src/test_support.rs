@@ -1,6 +1,7 @@
 //! Arbitrary and exemplary rows for the tests of several modules.
 
 pub mod circuit;
+pub mod samples;
 
 use std::net::{SocketAddr, SocketAddrV6};
 
