@@ -5,6 +5,7 @@
 //! resolves. The file may be read by any SQLite tool while perfd runs.
 
 mod backfill;
+mod bulk;
 mod connection;
 mod error;
 mod follow;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+pub use bulk::Bulk;
 pub use error::{OpenError, StoreError, StoreHealth};
 pub use follow::{Event, Events};
 pub use operation::Rederived;

@@ -167,6 +167,15 @@ fn finish_slot(conn: &Connection, finish: &Finish, again: bool) -> Result<Done, 
 fn insert_result(conn: &Connection, new: &NewResult) -> Result<i64, Fault> {
     let configuration = configuration_id(conn, &new.configuration)?;
     let revision = next_revision(conn)?;
+    put_result(conn, revision, configuration, new)?;
+    let mut counts = Counts::default();
+    counts.add(&counted(new));
+    counts.store(conn)?;
+    Ok(revision)
+}
+
+/// Stores a result under this revision, with all that is kept beside it.
+pub(super) fn put_result(conn: &Connection, revision: i64, configuration: i64, new: &NewResult) -> Result<(), Fault> {
     let values = result_values(revision, configuration, new)?;
     conn.prepare_cached(&INSERT_RESULT)?.execute(rusqlite::params_from_iter(values))?;
     let run = &new.measurement;
@@ -174,8 +183,13 @@ fn insert_result(conn: &Connection, new: &NewResult) -> Result<i64, Fault> {
     if let Some((data, evidence)) = &new.circuit {
         parts::put_circuit(conn, &run.id, data, evidence)?;
     }
-    let mut counts = Counts::default();
-    counts.add(&Counted {
+    Ok(())
+}
+
+/// What a result adds to the counters.
+pub(super) fn counted(new: &NewResult) -> Counted<'_> {
+    let run = &new.measurement;
+    Counted {
         experiment: &new.experiment,
         outcome: run.outcome.word(),
         phase: run.outcome.phase().map(Phase::as_str),
@@ -184,9 +198,7 @@ fn insert_result(conn: &Connection, new: &NewResult) -> Result<i64, Fault> {
         last_byte: run.time_to_last_byte(),
         read: run.read,
         written: run.written,
-    });
-    counts.store(conn)?;
-    Ok(revision)
+    }
 }
 
 /// Replaces what tor told of a run, and moves its row to a new revision, so that those who follow get it again.
@@ -235,7 +247,7 @@ fn stored_revisions(conn: &Connection, results: &[NewResult]) -> Result<Vec<i64>
 }
 
 /// The number of this configuration, which is stored if it is new.
-fn configuration_id(conn: &Connection, body: &str) -> Result<i64, Fault> {
+pub(super) fn configuration_id(conn: &Connection, body: &str) -> Result<i64, Fault> {
     conn.prepare_cached("INSERT INTO configuration (body) VALUES (?1) ON CONFLICT (body) DO NOTHING")?
         .execute([body])?;
     Ok(conn.prepare_cached("SELECT id FROM configuration WHERE body = ?1")?.query_row([body], |row| row.get(0))?)
@@ -310,7 +322,7 @@ fn abort_unfinished(conn: &Connection, now: UnixMicros) -> Result<Done, Fault> {
     Ok(Done::Count(aborted as u64))
 }
 
-fn insert_slot(conn: &Connection, row: &SlotRow) -> Result<(), Fault> {
+pub(super) fn insert_slot(conn: &Connection, row: &SlotRow) -> Result<(), Fault> {
     conn.prepare_cached(&format!("INSERT INTO slot ({SLOT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"))?
         .execute(slot_values(row)?)?;
     Ok(())
