@@ -1,5 +1,6 @@
 //! Tests of the store as a whole, on files in temporary folders.
 
+mod bulk;
 mod completing;
 mod migrating;
 mod opening;
