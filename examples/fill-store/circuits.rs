@@ -52,7 +52,8 @@ impl Network {
     fn lines(&self, experiment: &Experiment, run: &Measurement, rng: &mut ChaCha8Rng) -> String {
         let tor = TORS.iter().position(|tor| *tor == experiment.tor).unwrap_or(0);
         let circuit = rng.random_range(20..100_000_u64);
-        let mut text = format!("perfd evidence 1\nuser {}\n", run.user);
+        let user = run.user.as_deref().unwrap_or_default();
+        let mut text = format!("perfd evidence 1\nuser {user}\n");
         // Writing to a String does not fail.
         let mut line = |line: String| text.push_str(&line);
         if let Some(local) = run.local {
@@ -78,8 +79,9 @@ impl Network {
             self.leg(&mut text, circuit + leg, launch, path, &set, rng);
         }
         let rest = format!(
-            "{}:{} SOCKS_USERNAME=\"{}\" SOCKS_PASSWORD=\"x\" CLIENT_PROTOCOL=SOCKS5",
-            run.remote_host, run.remote_port, run.user
+            "{}:{} SOCKS_USERNAME=\"{user}\" SOCKS_PASSWORD=\"x\" CLIENT_PROTOCOL=SOCKS5",
+            run.remote_host.as_deref().unwrap_or_default(),
+            run.remote_port.unwrap_or_default()
         );
         let (id, ended) = (rng.random_range(50..200_000_u64), run.ended.min(600_000_000) as i64);
         let mut told = |at: i64, status: &str, circuit: u64, more: &str| {

@@ -57,7 +57,7 @@ pub fn measurement(
     let host = if onion { format!("{:a<56}.onion", experiment.tor) } else { "perfd.example.org".to_owned() };
     Measurement {
         kind: Kind::Download,
-        user: format!("perfd-{id}"),
+        user: Some(format!("perfd-{id}")),
         optimistic: false,
         start: UnixMicros(planned.0 + rng.random_range(300..2_500)),
         ended,
@@ -65,9 +65,9 @@ pub fn measurement(
         written: if steps.data_request.is_some() { 141 } else { 0 },
         read: if steps.data_response.is_some() { received + 187 } else { 0 },
         local: steps.connect.map(|_| SocketAddr::from(([127, 0, 0, 1], rng.random_range(32_768..61_000)))),
-        proxy: SocketAddr::from(([127, 0, 0, 1], 9_050 + 2 * tor as u16)),
-        remote_host: host,
-        remote_port: 8_080,
+        proxy: Some(SocketAddr::from(([127, 0, 0, 1], 9_050 + 2 * tor as u16))),
+        remote_host: Some(host),
+        remote_port: Some(8_080),
         isolated: steps.negotiate.map(|_| true),
         verified: outcome == Outcome::Complete,
         curve: if told { curve(&steps, experiment.size) } else { Curve::new() },
