@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod annotation;
 pub mod circuit;
 pub mod cli;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod slot;
 pub mod stats;
 pub mod store;
 pub mod testnet;
+pub mod token;
 pub mod tor;
 pub mod version;
 pub mod web;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::ask::{self, ServiceArgs};
 use super::exit::{Exit, FAILED, OrExit};
 use super::output;
+use crate::export::annotations::AnnotationJson;
 use crate::export::json::ResultJson;
 use crate::export::whole::{SlotRunJson, WholeJson};
 use crate::export::{table, waterfall};
@@ -97,6 +98,8 @@ struct One {
     curve: Curve,
     #[serde(default)]
     slot_runs: Vec<SlotRunJson>,
+    #[serde(default)]
+    annotations: Vec<AnnotationJson>,
 }
 
 /// Asks and prints.
@@ -116,8 +119,8 @@ async fn one(args: &ResultsArgs, run: &str) -> Result<(), Exit> {
     if args.format != ResultsFormat::Table {
         return ask::copy(response).await;
     }
-    let One { result, curve, slot_runs } = ask::read(response).await?;
-    let drawn = waterfall::render(&WholeJson { result, curve, evidence: None, slot_runs });
+    let One { result, curve, slot_runs, annotations } = ask::read(response).await?;
+    let drawn = waterfall::render(&WholeJson { result, curve, evidence: None, slot_runs, annotations });
     output::print(output::harmless(&drawn)).map(drop)
 }
 

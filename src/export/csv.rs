@@ -178,7 +178,8 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn quoted(text: &str) -> String {
+/// Text as a cell: quoted as needed, and no formula.
+pub(super) fn quoted(text: &str) -> String {
     let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     let text = format!("{guard}{text}");
     if text.contains([',', '"', '\r', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }

@@ -1,5 +1,6 @@
 //! How results leave perfd: rendering only, no I/O; one file per format.
 
+pub mod annotations;
 pub mod circuits;
 pub mod csv;
 pub mod json;

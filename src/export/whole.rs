@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::annotations::AnnotationJson;
 use super::json::ResultJson;
 use crate::measurement::{Curve, ResultRow};
 use crate::store::WholeResult;
@@ -18,6 +19,9 @@ pub struct WholeJson {
     pub evidence: Option<String>,
     /// The other runs of its slot.
     pub slot_runs: Vec<SlotRunJson>,
+    /// The notes that touch it, the oldest first.
+    #[serde(default)]
+    pub annotations: Vec<AnnotationJson>,
 }
 
 /// Another run of the same slot.
@@ -35,7 +39,13 @@ impl From<&ResultRow> for WholeJson {
     /// Of a row that stands alone, as one that is stored nowhere.
     fn from(row: &ResultRow) -> Self {
         let curve = row.measurement.curve.clone();
-        WholeJson { result: ResultJson::from(row), curve, evidence: None, slot_runs: Vec::new() }
+        WholeJson {
+            result: ResultJson::from(row),
+            curve,
+            evidence: None,
+            slot_runs: Vec::new(),
+            annotations: Vec::new(),
+        }
     }
 }
 
@@ -44,6 +54,11 @@ impl From<&WholeResult> for WholeJson {
         let mates = whole.slot_mates.iter();
         let slot_runs =
             mates.map(|mate| SlotRunJson { run_id: mate.id.to_string(), tor: mate.tor.clone(), index: mate.index });
-        WholeJson { evidence: whole.evidence.clone(), slot_runs: slot_runs.collect(), ..WholeJson::from(&whole.row) }
+        WholeJson {
+            evidence: whole.evidence.clone(),
+            slot_runs: slot_runs.collect(),
+            annotations: whole.annotations.iter().map(AnnotationJson::from).collect(),
+            ..WholeJson::from(&whole.row)
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! What followers of the store are told: results by revision, each with whether it was stored before.
+//! What followers of the store are told: results by revision, each with whether it was stored before, and notes.
 
 use rusqlite::{Connection, OptionalExtension, Result};
 
+use super::annotations::{self, AnnotationFilter};
 use super::query::{Filter, Order, WINDOW, results_page};
 use super::{StoreError, StoreReader};
+use crate::annotation::Annotation;
 use crate::measurement::{ResultRow, RunId};
 
 /// One thing to tell.
@@ -16,6 +18,8 @@ pub enum Event {
         /// The revision that it was stored at first; its own, where it has had no other.
         first_revision: i64,
     },
+    /// A note.
+    Annotation(Box<Annotation>),
 }
 
 /// A page of what is to be told.
@@ -35,13 +39,14 @@ impl Event {
     pub fn revision(&self) -> i64 {
         match self {
             Event::Result { row, .. } => row.revision,
+            Event::Annotation(annotation) => annotation.revision,
         }
     }
 }
 
 impl StoreReader {
     /// What happened after the revision `after`, in the order of revisions, at most `max_rows` results (1 to
-    /// [`WINDOW`]). A page may be empty before the end is reached, as those of
+    /// [`WINDOW`]), and as many notes. Of the filter, what a note has no part in does not restrict notes. A page may be empty before the end is reached, as those of
     /// [`results_page`](StoreReader::results_page) may.
     pub async fn events(&self, filter: &Filter, after: i64, max_rows: usize) -> Result<Events, StoreError> {
         let filter = filter.clone();
@@ -69,12 +74,22 @@ const PAGE: usize = 100;
 
 fn events(conn: &Connection, filter: &Filter, after: i64, max_rows: usize) -> Result<Events> {
     let page = results_page(conn, filter, Some(after), Order::Oldest, max_rows, WINDOW)?;
-    let reached = page.next.unwrap_or(page.latest).max(after);
-    let rows = page.rows.into_iter().map(|row| {
+    let mut reached = page.next.unwrap_or(page.latest).max(after);
+    // Notes never move, so those up to where the page came are the same now as when it was read.
+    let notes = annotations::list(conn, &AnnotationFilter::from(filter), Some(after), Order::Oldest, max_rows + 1)?;
+    let mut notes: Vec<Annotation> = notes.into_iter().filter(|note| note.revision <= reached).collect();
+    if notes.len() > max_rows {
+        notes.truncate(max_rows);
+        reached = notes.last().map_or(reached, |note| note.revision);
+    }
+    let mut events = Vec::with_capacity(page.rows.len() + notes.len());
+    for row in page.rows.into_iter().filter(|row| row.revision <= reached) {
         let first_revision = first_revision(conn, &row)?;
-        Ok(Event::Result { row: Box::new(row), first_revision })
-    });
-    Ok(Events { events: rows.collect::<Result<_>>()?, reached, latest: page.latest })
+        events.push(Event::Result { row: Box::new(row), first_revision });
+    }
+    events.extend(notes.into_iter().map(|note| Event::Annotation(Box::new(note))));
+    events.sort_by_key(Event::revision);
+    Ok(Events { events, reached, latest: page.latest })
 }
 
 /// Where the row was stored first. It never changes, so that a row which has moved on since it was read is no matter.

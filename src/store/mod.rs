@@ -4,6 +4,7 @@
 //! as it may be, holds up a measurement. An operation has been committed to disk when its future
 //! resolves. The file may be read by any SQLite tool while perfd runs.
 
+mod annotations;
 mod backfill;
 mod bulk;
 mod connection;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+pub use annotations::{AnnotationFilter, Token};
 pub use bulk::Bulk;
 pub use error::{OpenError, StoreError, StoreHealth};
 pub use follow::{Event, Events};
@@ -42,6 +44,7 @@ pub use runs::{PairRow, PairRows, SHORTEST_PREFIX, SlotMate, StoredEvidence, Who
 pub use tally::{Ended, ExperimentTally, Histogram, LastRuns, Tally};
 pub use total::{FIRST_BYTE_BOUNDS, LAST_BYTE_BOUNDS, Total, bound_label};
 
+use crate::annotation::{Annotation, NewAnnotation};
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
 use crate::measurement::{Measurement, Place, RunId, ServerKind};
@@ -271,6 +274,29 @@ impl Store {
     /// that was added. Refused like [`Store::record_circuits`].
     pub async fn record_tor_events(&self, events: Vec<TorEvent>) -> Result<u64, StoreError> {
         self.write_and_count(Operation::RecordTorEvents(events)).await
+    }
+
+    /// Stores a note, under a revision of its own.
+    ///
+    /// [`StoreError::Refused`] if it replaces one that is not there, or that was replaced already.
+    pub async fn annotate(&self, new: NewAnnotation) -> Result<Annotation, StoreError> {
+        match self.write(Operation::Annotate(Box::new(new))).await? {
+            Done::Annotated(annotation) => Ok(*annotation),
+            _ => Err(StoreError::Closed),
+        }
+    }
+
+    /// Lets whoever has the token with this [`hash`](crate::token::hash) write notes under this name.
+    ///
+    /// [`StoreError::Refused`] if there is one of that name.
+    pub async fn add_token(&self, name: &str, hash: &str, created: UnixMicros) -> Result<(), StoreError> {
+        let (name, hash) = (name.to_owned(), hash.to_owned());
+        self.write(Operation::AddToken { name, hash, created }).await.map(drop)
+    }
+
+    /// Forgets the token of this name. Gives whether there was one.
+    pub async fn remove_token(&self, name: &str) -> Result<bool, StoreError> {
+        self.write_and_count(Operation::RemoveToken { name: name.to_owned() }).await.map(|count| count > 0)
     }
 
     /// Whether the store can be written, and word of every change.

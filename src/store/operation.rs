@@ -5,7 +5,8 @@ use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Row, params};
 use super::error::StoreError;
 use super::rows::{INSERT_RESULT, SLOT_COLUMNS, result_values, select_slots, slot_row, slot_values};
 use super::total::{Counted, Counts};
-use super::{NewResult, parts, tors};
+use super::{NewResult, annotations, parts, tors};
+use crate::annotation::{Annotation, NewAnnotation};
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
 use crate::measurement::{Phase, RunId};
@@ -23,6 +24,9 @@ pub(super) enum Operation {
     RederiveRun { id: RunId, data: Box<CircuitData>, evidence: Evidence },
     RecordCircuits(Vec<LooseCircuit>),
     RecordTorEvents(Vec<TorEvent>),
+    Annotate(Box<NewAnnotation>),
+    AddToken { name: String, hash: String, created: UnixMicros },
+    RemoveToken { name: String },
 }
 
 /// How a running slot ended.
@@ -43,6 +47,7 @@ pub(super) enum Done {
     Revision(Option<i64>),
     Rederived(Rederived),
     Count(u64),
+    Annotated(Box<Annotation>),
 }
 
 /// What became of a run whose circuit was derived again.
@@ -81,6 +86,9 @@ pub(super) fn apply(conn: &Connection, operation: &Operation, again: bool) -> Re
         Operation::RederiveRun { id, data, evidence } => rederive_run(conn, id, data, evidence, again),
         Operation::RecordCircuits(circuits) => Ok(Done::Count(tors::put_circuits(conn, circuits)?)),
         Operation::RecordTorEvents(events) => Ok(Done::Count(tors::put_events(conn, events)?)),
+        Operation::Annotate(new) => annotations::put(conn, new, again).map(|it| Done::Annotated(Box::new(it))),
+        Operation::AddToken { name, hash, created } => annotations::add_token(conn, name, hash, *created, again),
+        Operation::RemoveToken { name } => annotations::remove_token(conn, name),
     }
 }
 
@@ -254,7 +262,7 @@ pub(super) fn configuration_id(conn: &Connection, body: &str) -> Result<i64, Fau
 }
 
 /// A revision that no row has ever had.
-fn next_revision(conn: &Connection) -> Result<i64, Fault> {
+pub(super) fn next_revision(conn: &Connection) -> Result<i64, Fault> {
     Ok(conn
         .prepare_cached("UPDATE counter SET value = value + 1 WHERE name = 'revision' RETURNING value")?
         .query_row([], |row| row.get(0))?)

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use serde::Serialize;
 
-use super::parts;
 use super::rows::{result_row, select_results, select_slots, slot_row};
+use super::{annotations, parts};
 use crate::clock::UnixMicros;
 use crate::measurement::{Kind, ResultRow, ServerKind};
 use crate::slot::{SlotRow, SlotState};
@@ -34,6 +34,8 @@ pub struct Filter {
     pub since: Option<UnixMicros>,
     /// START before this moment.
     pub until: Option<UnixMicros>,
+    /// A note that touches the run has this tag.
+    pub tag: Option<String>,
 }
 
 /// In which order pages are read.
@@ -198,6 +200,7 @@ fn select(
             ":source": filter.source, ":size": size, ":outcome": filter.outcome,
             ":tor": filter.tor, ":kind": filter.kind.map(Kind::as_str), ":server": filter.server.map(ServerKind::as_str),
             ":limit": max_rows as i64 + 1,
+            ":tag": filter.tag,
         },
         result_row,
     )?;
@@ -223,11 +226,15 @@ fn select_sql(filter: &Filter, index: &str, order: Order) -> String {
         Some(_) => "experiment = :experiment",
         None => ":experiment IS NULL",
     };
+    let tagged = match filter.tag {
+        Some(_) => annotations::tagged("result"),
+        None => ":tag IS NULL".to_owned(),
+    };
     select_results(&format!(
         "{index} WHERE {experiment} AND start_us BETWEEN :since AND :until AND revision BETWEEN :low AND :high \
          AND (:source IS NULL OR source = :source) AND (:size IS NULL OR size = :size) \
          AND (:outcome IS NULL OR outcome = :outcome) AND (:tor IS NULL OR tor = :tor) \
-         AND (:kind IS NULL OR kind = :kind) AND (:server IS NULL OR server = :server) ORDER BY revision {direction} LIMIT :limit"
+         AND (:kind IS NULL OR kind = :kind) AND (:server IS NULL OR server = :server) AND {tagged} ORDER BY revision {direction} LIMIT :limit"
     ))
 }
 

@@ -252,7 +252,7 @@ impl<'r, 's> Columns<'r, 's> {
         Ok(values)
     }
 
-    fn maybe_word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
+    pub(super) fn maybe_word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
         let Some(word) = self.next::<Option<String>>()? else { return Ok(None) };
         parse(&word).map(Some).ok_or_else(|| self.unreadable(&format!("unknown word {word:?}")))
     }

@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, Error, OptionalExtension, Result, params};
 
-use super::parts;
 use super::query::WINDOW;
 use super::rows::{Columns, result_row, select_results};
+use super::{annotations, parts};
+use crate::annotation::Annotation;
 use crate::circuit::CircuitData;
 use crate::clock::UnixMicros;
 use crate::measurement::{Outcome, ResultRow, RunId};
@@ -20,6 +21,8 @@ pub struct WholeResult {
     pub evidence: Option<String>,
     /// The other runs of its slot, in the order in which they were run.
     pub slot_mates: Vec<SlotMate>,
+    /// The notes that touch it and that none replaces, the oldest first; the latest hundred, if there are more.
+    pub annotations: Vec<Annotation>,
 }
 
 /// Another run of the same slot.
@@ -91,7 +94,8 @@ pub(super) fn whole_result(conn: &Connection, id: &RunId) -> Result<Option<Whole
         .prepare_cached("SELECT body FROM configuration WHERE id = ?1")?
         .query_row([row.configuration], |row| row.get(0))?;
     let slot_mates = slot_mates(&snapshot, &row)?;
-    Ok(Some(WholeResult { row, configuration, evidence, slot_mates }))
+    let annotations = annotations::touching(&snapshot, &row)?;
+    Ok(Some(WholeResult { row, configuration, evidence, slot_mates, annotations }))
 }
 
 fn slot_mates(conn: &Connection, row: &ResultRow) -> Result<Vec<SlotMate>> {

@@ -291,6 +291,9 @@ CREATE INDEX tor_event_at ON tor_event (tor, at_us);
 /// `slot_day` counts slots by the UTC day on which they were planned, a gap's by its grid; triggers keep it.
 /// `published` holds files that were given out, which never change again. A token is known by its SHA-256 alone.
 ///
+/// An annotation of a run has that run's names and times, so that it says all when the run is gone; one of a time has
+/// no `run_id`, and NULL for a name means all of them.
+///
 /// `result.first_revision` is the revision that a row was stored at, and NULL as long as it has had no other.
 ///
 /// `circuit_data.build_times` is Torperf's BUILDTIMES: µs after the launch, with commas between; NULL where not every
@@ -449,7 +452,8 @@ CREATE TABLE annotation (
     tor        TEXT,
     since_us   INTEGER NOT NULL,
     until_us   INTEGER NOT NULL CHECK (until_us >= since_us),
-    note       TEXT NOT NULL
+    note       TEXT NOT NULL,
+    replaces   INTEGER UNIQUE REFERENCES annotation (id)
 ) STRICT;
 CREATE INDEX annotation_run ON annotation (run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX annotation_since ON annotation (since_us);

@@ -1,7 +1,8 @@
 //! The one error of the API: a status and a sentence, as JSON on one line.
 //!
-//! 400 the request can't be understood, 404 there is no such thing, 405 it is not to be had by this method,
-//! 406 not in this format, 408 an upload stood still, 411 it has no length, 413 too much was asked for, 503 it is
+//! 400 the request can't be understood, 401 it needs a token, 404 there is no such thing, 405 it is not to be had by
+//! this method, 406 not in this format, 408 what was sent stood still, 409 it contradicts what is stored, 411 it has no
+//! length, 413 too much was asked for or sent, 415 it was not sent in this format, 429 too many wrong tokens, 503 it is
 //! not the client's fault and may be tried again.
 
 use axum::body::Body;
@@ -54,8 +55,17 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"perfd\""));
+            }
+            _ => {}
         }
         response
     }

@@ -23,6 +23,7 @@ use super::places::Place;
 use super::query::{EventForm, EventsQuery};
 use super::results::{Answer, Caller};
 use super::serve::Ending;
+use crate::export::annotations::AnnotationJson;
 use crate::export::json::ResultJson;
 use crate::export::{csv, torperf};
 use crate::measurement::ResultRow;
@@ -230,7 +231,15 @@ impl Listener {
         let until = *self.until.get_or_insert(page.latest);
         let mut text = String::new();
         for told in page.events.iter().filter(|event| event.revision() <= until) {
-            let Event::Result { row, first_revision } = told;
+            let (row, first_revision) = match told {
+                Event::Result { row, first_revision } => (row, first_revision),
+                Event::Annotation(annotation) => {
+                    let data = serde_json::to_string(&AnnotationJson::from(annotation.as_ref())).unwrap_or_default();
+                    text += &event("annotation", annotation.revision, &data);
+                    self.told = annotation.revision;
+                    continue;
+                }
+            };
             // A run that is younger than all that the client has had is new to it.
             let name = if *first_revision > self.had { "result" } else { "completed" };
             text += &event(name, row.revision, &self.data(row));

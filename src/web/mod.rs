@@ -1,5 +1,7 @@
 //! The server: payloads for the runs, results and health for everyone.
 
+mod annotations;
+mod attempts;
 mod circuits;
 mod error;
 mod events;
@@ -38,6 +40,7 @@ use crate::payload::in_flight::InFlight;
 use crate::scheduler::Board;
 use crate::store::{Store, Tally};
 use crate::tor::Tors;
+use attempts::Attempts;
 use error::ApiError;
 use health::Summaries;
 use look::Looks;
@@ -81,6 +84,7 @@ pub struct All {
     summaries: Looks<Summaries>,
     tally: Looks<Arc<Tally>>,
     started: UnixMicros,
+    attempts: Attempts,
 }
 
 impl Shared {
@@ -94,6 +98,7 @@ impl Shared {
             summaries: Looks::default(),
             tally: Looks::default(),
             started: UnixMicros::now(),
+            attempts: Attempts::default(),
             parts,
         }))
     }
@@ -131,6 +136,10 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::GET, "/results.csv", get(results::csv)),
         (Method::GET, "/results/{id}", get(results::one)),
         (Method::GET, "/events", get(events::events)),
+        (Method::GET, "/annotations.json", get(annotations::annotations_json)),
+        (Method::GET, "/annotations.csv", get(annotations::annotations_csv)),
+        (Method::GET, "/annotations/{id}", get(annotations::one)),
+        (Method::POST, "/annotations", post(annotations::add)),
         (Method::GET, "/tors", get(tors::tors)),
         (Method::GET, "/tors/{name}", get(tors::one)),
         (Method::GET, "/schema/result.json", get(results::schema)),

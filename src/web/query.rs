@@ -2,10 +2,11 @@
 //! `/pairs.json` are asked.
 
 use super::error::ApiError;
+use crate::annotation::check_tag;
 use crate::clock::UnixMicros;
 use crate::config::units::parse_size;
 use crate::measurement::{Kind, ServerKind};
-use crate::store::{Filter, Order, WINDOW};
+use crate::store::{AnnotationFilter, Filter, Order, WINDOW};
 
 /// What a client asks of `/results`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,24 @@ pub enum EventForm {
 /// The most of the last results that `/events` goes back.
 pub const MOST_LAST: usize = WINDOW as usize;
 
+/// What a client asks of `/annotations.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnnotationsQuery {
+    /// Those that touch this run: its name, or the beginning of it.
+    pub run: Option<String>,
+    /// Which notes; of the run, only `run` says.
+    pub filter: AnnotationFilter,
+    /// In which order.
+    pub order: Order,
+    /// The revision after which to go on, in that order.
+    pub cursor: Option<i64>,
+    /// How many at most, 1 to [`MOST_ANNOTATIONS`].
+    pub limit: usize,
+}
+
+/// The most notes in one answer, which are held in memory together; so many are given by default.
+pub const MOST_ANNOTATIONS: usize = 1000;
+
 /// What a client asks of `/circuits.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CircuitsQuery {
@@ -73,9 +92,10 @@ pub struct PairsQuery {
 /// The most circuits in one answer, which are held in memory together; so many are given by default.
 pub const MOST_CIRCUITS: usize = 1000;
 
-const NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, order, limit, cursor";
+const NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, tag, order, limit, cursor";
 
-const EVENT_NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, cursor, last, format";
+const EVENT_NAMES: &str =
+    "source, experiment, tor, kind, server, size, outcome, since, until, tag, cursor, last, format";
 
 impl ResultsQuery {
     /// Reads a query string.
@@ -95,6 +115,10 @@ impl ResultsQuery {
                 self.filter.outcome = Some(value.to_owned());
             }
             "outcome" => return Err(bad("must be complete, timeout or failed")),
+            "tag" => {
+                check_tag(value).map_err(ApiError::bad_request)?;
+                self.filter.tag = Some(value.to_owned());
+            }
             "tor" => self.filter.tor = Some(value.to_owned()),
             "kind" => self.filter.kind = Some(word(name, value, Kind::ALL)?),
             "server" => self.filter.server = Some(word(name, value, ServerKind::ALL)?),
@@ -150,6 +174,28 @@ impl EventsQuery {
         }
         (parsed.filter, parsed.cursor) = (results.filter, results.cursor);
         Ok(parsed)
+    }
+}
+
+impl AnnotationsQuery {
+    /// Reads a query string; what is absent does not restrict.
+    pub fn parse(query: &str) -> Result<Self, ApiError> {
+        const NAMES: &str = "run, source, experiment, tor, tag, since, until, order, limit, cursor";
+        let (mut parsed, mut run) = (ResultsQuery::default(), None);
+        each(query, |name, value| {
+            match name {
+                "run" => run = Some(value.to_owned()),
+                "kind" | "server" | "size" | "outcome" => return Err(no_parameter(name, NAMES)),
+                _ => parsed.set(name, value, NAMES)?,
+            }
+            Ok(())
+        })?;
+        let limit = parsed.limit.unwrap_or(MOST_ANNOTATIONS);
+        if limit > MOST_ANNOTATIONS {
+            return Err(bad("limit", &limit.to_string(), &format!("must be a number from 1 to {MOST_ANNOTATIONS}")));
+        }
+        let filter = AnnotationFilter::from(&parsed.filter);
+        Ok(AnnotationsQuery { run, filter, order: parsed.order, cursor: parsed.cursor, limit })
     }
 }
 

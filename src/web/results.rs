@@ -110,7 +110,7 @@ fn no_result(id: &str) -> ApiError {
 }
 
 /// The name that this is, or the beginning of.
-async fn whole_id(reader: &StoreReader, text: &str) -> Result<RunId, ApiError> {
+pub(super) async fn whole_id(reader: &StoreReader, text: &str) -> Result<RunId, ApiError> {
     if let Some(id) = RunId::parse(text) {
         return Ok(id);
     }

@@ -13,7 +13,7 @@ use super::json::ResultJson;
 use super::whole::WholeJson;
 use crate::config::units::format_size;
 use crate::measurement::Curve;
-use sheet::{Axis, Sheet, largest, ms, sparkline};
+use sheet::{Axis, Sheet, WIDTH, largest, ms, sparkline};
 
 /// Other runs of the slot that are named.
 const MATES: usize = 20;
@@ -30,6 +30,7 @@ pub fn render(run: &WholeJson) -> String {
     both_ends(&mut sheet, result, axis);
     circuit::put(&mut sheet, result.circuit.as_ref(), axis);
     mates(&mut sheet, run);
+    notes(&mut sheet, run);
     sheet.text()
 }
 
@@ -158,6 +159,21 @@ fn mates(sheet: &mut Sheet, run: &WholeJson) {
     }
     if let more @ 1.. = run.slot_runs.len().saturating_sub(MATES) {
         sheet.line(format!("  and {more} more"));
+    }
+}
+
+/// What people noted, each line of a note on a line of its own.
+fn notes(sheet: &mut Sheet, run: &WholeJson) {
+    for note in &run.annotations {
+        sheet.gap();
+        let about = if note.run_id.is_some() { "" } else { " on this time" };
+        let tags: String = note.tags.iter().map(|tag| format!(" #{tag}")).collect();
+        let written = note.created.split('.').next().unwrap_or_default().replacen('T', " ", 1);
+        sheet.line(format!("note {}{about} by {}, {written} UTC{tags}", note.id, note.author));
+        for line in note.note.lines() {
+            let characters: Vec<char> = line.chars().collect();
+            characters.chunks(WIDTH - 2).for_each(|part| sheet.line(format!("  {}", part.iter().collect::<String>())));
+        }
     }
 }
 

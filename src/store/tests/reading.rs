@@ -74,6 +74,7 @@ fn filter() -> impl Strategy<Value = Filter> {
             outcome,
             since,
             until,
+            tag: None,
         },
     )
 }
@@ -99,7 +100,7 @@ proptest! {
         let stored = runs::whole_result(&conn, &row.measurement.id).unwrap();
         let evidence = row.circuit.as_ref().map(|_| lines).filter(|lines| !lines.is_empty());
         let row = ResultRow { revision, configuration: Some(1), ..row };
-        let whole = WholeResult { row: row.clone(), configuration: Some(configuration), evidence, slot_mates: Vec::new() };
+        let whole = WholeResult { row: row.clone(), configuration: Some(configuration), evidence, slot_mates: Vec::new(), annotations: Vec::new() };
         prop_assert_eq!(stored, Some(whole));
         let page = query::results_page(&conn, &Filter::default(), None, Order::Oldest, 9, WINDOW).unwrap();
         let measurement = Measurement { curve: Curve::new(), ..row.measurement.clone() };
