@@ -1,6 +1,6 @@
 //! Lines of bounded length, counted.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, ErrorKind};
 
 use super::LINE_LIMIT;
 use super::rule::{Rule, Site, Violation};
@@ -41,38 +41,48 @@ impl<R: BufRead> Lines<R> {
             return Ok(false);
         }
         self.number += 1;
-        let most = LINE_LIMIT as u64 + 2;
-        let read = (&mut self.input).take(most).read_until(b'\n', &mut self.buffer);
-        match read {
-            Err(error) => {
+        let mut length = 0;
+        loop {
+            let bytes = match self.input.fill_buf() {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.ended = true;
+                    return Err(self.violation(Rule::Unreadable, format!("it can't be read on: {error}")));
+                }
+            };
+            if bytes.is_empty() {
                 self.ended = true;
-                Err(self.violation(Rule::Unreadable, format!("it can't be read on: {error}")))
+                if length == 0 {
+                    self.number -= 1;
+                    return Ok(false);
+                }
+                return self.check(length, false);
             }
-            Ok(0) => {
-                self.ended = true;
-                self.number -= 1;
-                Ok(false)
+            let end = memchr::memchr(b'\n', bytes);
+            let piece = &bytes[..end.unwrap_or(bytes.len())];
+            // What is too long is passed over.
+            let room = (LINE_LIMIT + 1).saturating_sub(self.buffer.len());
+            self.buffer.extend_from_slice(&piece[..piece.len().min(room)]);
+            length += piece.len();
+            let used = end.map_or(bytes.len(), |end| end + 1);
+            self.input.consume(used);
+            if end.is_some() {
+                return self.check(length, true);
             }
-            Ok(_) => self.check(),
         }
     }
 
-    fn check(&mut self) -> Result<bool, Violation> {
-        let had_end = self.buffer.last() == Some(&b'\n');
-        if had_end {
+    /// Looks at a line of `length` bytes, of which the buffer holds what may be kept.
+    fn check(&mut self, mut length: usize, has_end: bool) -> Result<bool, Violation> {
+        if has_end && length == self.buffer.len() && self.buffer.last() == Some(&b'\r') {
             self.buffer.pop();
-            if self.buffer.last() == Some(&b'\r') {
-                self.buffer.pop();
-            }
+            length -= 1;
         }
-        if self.buffer.len() > LINE_LIMIT {
-            if !had_end {
-                self.skip()?;
-            }
+        if length > LINE_LIMIT {
             return Err(self.violation(Rule::LongLine, format!("the line has more than {LINE_LIMIT} bytes")));
         }
-        if !had_end {
-            self.ended = true;
+        if !has_end {
             let why = "the last line has no line end; the file may be cut off";
             return Err(self.violation(Rule::LineEnd, why));
         }
@@ -81,31 +91,6 @@ impl<R: BufRead> Lines<R> {
             Err(error) => {
                 let why = format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1);
                 Err(self.violation(Rule::Encoding, why))
-            }
-        }
-    }
-
-    /// Passes over the rest of a line that is too long.
-    fn skip(&mut self) -> Result<(), Violation> {
-        loop {
-            let (used, found) = match self.input.fill_buf() {
-                Ok([]) => {
-                    self.ended = true;
-                    return Ok(());
-                }
-                Ok(bytes) => match bytes.iter().position(|b| *b == b'\n') {
-                    Some(at) => (at + 1, true),
-                    None => (bytes.len(), false),
-                },
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    self.ended = true;
-                    return Err(self.violation(Rule::Unreadable, format!("it can't be read on: {error}")));
-                }
-            };
-            self.input.consume(used);
-            if found {
-                return Ok(());
             }
         }
     }

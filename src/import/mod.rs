@@ -7,6 +7,7 @@ mod outcome;
 mod rule;
 mod text;
 pub mod torperf;
+pub mod torperf_data;
 
 pub use rule::{Rule, Site, Violation};
 

@@ -11,27 +11,30 @@ pub(super) fn int32(text: &str) -> Option<u64> {
 
 /// Decimal seconds with exactly one `.` and digits on both sides, as microseconds; what is finer is cut.
 pub(super) fn timestamp(text: &str) -> Option<i64> {
-    let bytes = text.as_bytes();
-    let mut seconds: i64 = 0;
-    let mut at = 0;
-    while let Some(digit) = bytes.get(at).filter(|b| b.is_ascii_digit()) {
-        seconds = seconds.checked_mul(10)?.checked_add(i64::from(digit - b'0'))?;
-        at += 1;
+    let (seconds, whole) = leading_digits(text.as_bytes());
+    let decimals = text.as_bytes().get(whole..)?.strip_prefix(b".")?;
+    let (first_six, finer) = decimals.split_at(decimals.len().min(6));
+    let (micros, length) = leading_digits(first_six);
+    let scale = [0, 100_000, 10_000, 1_000, 100, 10, 1].get(length)?;
+    let well_formed = (1..=18).contains(&whole) && *scale > 0 && length == first_six.len();
+    if !well_formed || !finer.iter().all(u8::is_ascii_digit) {
+        return None;
     }
-    let decimals =
-        bytes.get(at + 1..).filter(|decimals| !decimals.is_empty() && at > 0 && bytes.get(at) == Some(&b'.'))?;
-    let mut micros: i64 = 0;
-    for place in 0..decimals.len().max(6) {
-        let digit = match decimals.get(place) {
-            Some(digit) if digit.is_ascii_digit() => digit - b'0',
-            Some(_) => return None,
-            None => 0,
-        };
-        if place < 6 {
-            micros = micros * 10 + i64::from(digit);
+    seconds.checked_mul(1_000_000)?.checked_add(micros * scale)
+}
+
+/// The number that a text begins with, and how many digits that are; of more than 18 the number is wrong.
+fn leading_digits(text: &[u8]) -> (i64, usize) {
+    let (mut number, mut length) = (0i64, 0);
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
         }
+        number = number.wrapping_mul(10).wrapping_add(i64::from(digit));
+        length += 1;
     }
-    seconds.checked_mul(1_000_000)?.checked_add(micros)
+    (number, length)
 }
 
 /// A comma list of `$` and 40 hexadecimal digits.
