@@ -3,12 +3,15 @@
 //! A file that breaks a rule of its format says so with the place and the [`Rule`]; what is read is never guessed.
 
 mod lines;
+pub mod onionperf;
+mod open;
 mod outcome;
 mod rule;
 mod text;
 pub mod torperf;
 pub mod torperf_data;
 
+pub use open::{Bytes, Format, Input, Runs, open, unpacked};
 pub use rule::{Rule, Site, Violation};
 
 use std::time::Duration;
