@@ -459,3 +459,124 @@ fn seconds(us: i64) -> String {
     let short = text.trim_end_matches('0');
     if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let histogram = Histogram { buckets: vec![(500, 1), (1000, 3)], count: 4, sum_us: 4_100_000 };
+        let ended = |outcome: &str, phase, cause, results| Ended { outcome: outcome.to_owned(), phase, cause, results };
+        let tally = ExperimentTally {
+            experiment: "e".to_owned(),
+            slots: SlotCounts { running: 1, done: 4, skipped: 2, aborted: 0, missed: 9 },
+            ended: vec![
+                ended("failed", Some(Phase::Response), Some(Cause::SocksReply), 1),
+                ended("timeout", Some(Phase::Connect), None, 3),
+            ],
+            first_byte: histogram,
+            ..ExperimentTally::default()
+        };
+        let experiment = Experiment {
+            name: "e".to_owned(),
+            kind: Kind::Upload,
+            size: 1024,
+            every: Duration::from_millis(1500),
+            timeout: Duration::from_secs(1),
+            stuck: false,
+            tally: Some(tally),
+        };
+        let tor = Tor {
+            name: "t".to_owned(),
+            up: Some(true),
+            ready: Some(false),
+            bootstrap_percent: Some(45),
+            restarts: None,
+            version: Some("0.4 \"\\\n{x=\"1\"} 2".to_owned()),
+            onion_published: None,
+        };
+        Snapshot {
+            version: "1.2.3",
+            commit: "abc",
+            source: "s".to_owned(),
+            started: UnixMicros(1_795_341_600_500_000),
+            experiments: vec![experiment],
+            tors: vec![tor],
+            store: Store {
+                writable: true,
+                readable: true,
+                database_bytes: Some(4096),
+                log_bytes: Some(0),
+                transactions: 7,
+            },
+            places: vec![Places { kind: "payloads", all: 64, taken: 1 }],
+        }
+    }
+
+    /// The head and the lines of these families.
+    fn families(page: &str, names: &[&str]) -> String {
+        let of = |line: &str| {
+            let name = line.strip_prefix("# ").and_then(|line| line.split(' ').nth(1));
+            name.or(line.split(['{', ' ']).next()).is_some_and(|name| names.contains(&name))
+        };
+        page.lines().filter(|line| of(line)).map(|line| format!("{line}\n")).collect()
+    }
+
+    #[test]
+    fn each_dialect_writes_its_own_way() {
+        let (text, open) = (render(&snapshot(), Dialect::Text), render(&snapshot(), Dialect::OpenMetrics));
+        let histogram = ["", "_bucket", "_sum", "_count"].map(|end| format!("perfd_time_to_first_byte_seconds{end}"));
+        let histogram: Vec<_> = histogram.iter().map(String::as_str).collect();
+        let written = "\
+# HELP perfd_time_to_first_byte_seconds From START to the first byte of payload, of all results that got one.
+# TYPE perfd_time_to_first_byte_seconds histogram
+perfd_time_to_first_byte_seconds_bucket{experiment=\"e\",le=\"0.5\"} 1
+perfd_time_to_first_byte_seconds_bucket{experiment=\"e\",le=\"1\"} 3
+perfd_time_to_first_byte_seconds_bucket{experiment=\"e\",le=\"+Inf\"} 4
+perfd_time_to_first_byte_seconds_sum{experiment=\"e\"} 4.1
+perfd_time_to_first_byte_seconds_count{experiment=\"e\"} 4
+";
+        assert_eq!(families(&text, &histogram), written);
+        let unit = "histogram\n# UNIT perfd_time_to_first_byte_seconds seconds\n";
+        let written = written.replace("histogram\n", unit).replace("le=\"1\"", "le=\"1.0\"");
+        assert_eq!(families(&open, &histogram), written);
+
+        let written = "\
+# HELP perfd_build_info Which perfd this is.
+# TYPE perfd_build_info gauge
+perfd_build_info{version=\"1.2.3\",commit=\"abc\"} 1
+";
+        assert_eq!(families(&text, &["perfd_build_info"]), written);
+        let written = written
+            .replace("# HELP perfd_build_info", "# HELP perfd_build")
+            .replace("# TYPE perfd_build_info gauge", "# TYPE perfd_build info");
+        assert_eq!(families(&open, &["perfd_build", "perfd_build_info"]), written);
+
+        let written = "\
+# HELP perfd_results_total Results by how they ended: the outcome, the step that was waited for, and why.
+# TYPE perfd_results_total counter
+perfd_results_total{experiment=\"e\",outcome=\"complete\",phase=\"\",cause=\"\"} 0
+perfd_results_total{experiment=\"e\",outcome=\"failed\",phase=\"response\",cause=\"socks_reply\"} 1
+perfd_results_total{experiment=\"e\",outcome=\"timeout\",phase=\"connect\",cause=\"\"} 3
+";
+        assert_eq!(families(&text, &["perfd_results_total"]), written);
+        assert!(!text.contains("# EOF") && open.ends_with("\n# EOF\n"));
+    }
+
+    #[test]
+    fn what_a_tor_says_of_itself_stays_one_value() {
+        let page = render(&snapshot(), Dialect::Text);
+        let line = r#"perfd_tor_info{tor="t",version="0.4 \"\\\n{x=\"1\"} 2"} 1"#;
+        assert!(page.lines().any(|written| written == line), "{page}");
+    }
+
+    #[test]
+    fn seconds_are_exact_and_short() {
+        for (us, text) in
+            [(0, "0.0"), (1, "0.000001"), (1_500_000, "1.5"), (-20_000_000, "-20.0"), (600_000_000, "600.0")]
+        {
+            assert_eq!(seconds(us), text);
+        }
+        assert_eq!(seconds(i64::MIN), "-9223372036854.775808");
+    }
+}
