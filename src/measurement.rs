@@ -46,7 +46,7 @@ impl fmt::Display for RunId {
 }
 
 /// What a run does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// It fetches random bytes (GET).
@@ -72,7 +72,7 @@ impl Kind {
 }
 
 /// How the server is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerKind {
     /// At its public address, through an exit.

@@ -161,6 +161,21 @@ pub struct SlotRow {
     pub ended: Option<UnixMicros>,
 }
 
+impl SlotRow {
+    /// How many of its slots were planned within `from <= planned < until`: those of a gap are equally far apart.
+    pub fn count_within(&self, from: UnixMicros, until: UnixMicros) -> u64 {
+        let span = i128::from(self.planned_last.0) - i128::from(self.planned.0);
+        let every = (span / i128::from(self.count.saturating_sub(1).max(1))).max(1);
+        // How many are planned before a moment.
+        let before = |at: UnixMicros| match i128::from(at.0) - i128::from(self.planned.0) {
+            _ if at > self.planned_last => self.count,
+            after if after <= 0 => 0,
+            after => u64::try_from((after - 1) / every + 1).unwrap_or(u64::MAX).min(self.count),
+        };
+        before(until).saturating_sub(before(from))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +192,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_slots_of_a_gap_are_counted_where_the_grid_has_them(
+            every in 1u64..100, offset in 0u64..100, first in -1000i64..1000, count in 1u64..50, from in -1500i64..7000,
+            length in 0i64..3000,
+        ) {
+            let grid = Grid::new(Duration::from_micros(every), Duration::from_micros(offset));
+            let planned = grid.next_after(UnixMicros(first));
+            let planned_last = UnixMicros(planned.0 + (count as i64 - 1) * every as i64);
+            let gap = SlotRow {
+                experiment: String::new(), planned, planned_last, count, state: SlotState::Missed, reason: None,
+                started: None, ended: None,
+            };
+            let all = (0..count as i64).map(|k| planned.0 + k * every as i64);
+            let expected = all.filter(|at| (from..from + length).contains(at)).count() as u64;
+            prop_assert_eq!(gap.count_within(UnixMicros(from), UnixMicros(from + length)), expected);
+        }
+
         #[test]
         fn the_grid_is_gapless(every in 1u64..10_000_000_000, offset in 0u64..10_000_000_000,
                                t in -1_000_000_000_000i64..4_000_000_000_000_000) {

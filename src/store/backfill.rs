@@ -5,10 +5,16 @@ use std::time::Instant;
 use rusqlite::{Connection, Result, params};
 
 use super::parts::from_json;
+use super::query::{Filter, latest_revision};
+use super::rollup::{self, OWN};
+use super::samples::{self, Wanted};
 use super::total::{Counted, Counts};
 use crate::circuit::CircuitData;
 
-/// Fills `circuit_data.build_times` and `total`.
+/// So many results are rolled up at a time.
+const CHUNK: usize = 20_000;
+
+/// Fills `circuit_data.build_times`, `total`, `series` and `daily`.
 pub(super) fn fill(conn: &Connection) -> Result<()> {
     let begun = Instant::now();
     let results: i64 = conn.query_row("SELECT count(*) FROM result", [], |row| row.get(0))?;
@@ -18,6 +24,17 @@ pub(super) fn fill(conn: &Connection) -> Result<()> {
     tracing::info!(results, "the store gets statistics of the results that it has; this may take a while");
     build_times(conn)?;
     totals(conn)?;
+    let revision = latest_revision(conn)?;
+    let (mut chunk, mut rolled_up) = (Vec::with_capacity(CHUNK), Ok(()));
+    samples::each_own(conn, &Filter::default(), Wanted::ALL, |sample| {
+        chunk.push((revision, sample));
+        if chunk.len() == CHUNK && rolled_up.is_ok() {
+            rolled_up = rollup::add(conn, OWN, &chunk);
+            chunk.clear();
+        }
+    })?;
+    rolled_up?;
+    rollup::add(conn, OWN, &chunk)?;
     tracing::info!(results, seconds = begun.elapsed().as_secs(), "the store has statistics of all its results");
     Ok(())
 }

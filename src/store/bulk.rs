@@ -11,9 +11,11 @@ use rusqlite::Connection;
 
 use super::operation::{Fault, configuration_id, counted, insert_slot, put_result};
 use super::query::latest_revision;
+use super::rollup::{self, OWN};
 use super::total::Counts;
-use super::{NewResult, OpenError, StoreError, connection};
+use super::{NewResult, OpenError, StoreError, connection, samples};
 use crate::slot::SlotRow;
+use crate::stats::Sample;
 
 /// How many slots are put into one transaction.
 const BATCH: usize = 20_000;
@@ -26,6 +28,8 @@ pub struct Bulk {
     revision: i64,
     /// What the results since the last commit add to the counters.
     counts: Counts,
+    /// And to the roll-ups.
+    samples: Vec<(i64, Sample)>,
     /// Slots since the last commit.
     waiting: usize,
 }
@@ -45,7 +49,14 @@ impl Bulk {
             latest_revision(&conn)
         };
         let revision = prepare().map_err(other)?;
-        Ok(Bulk { conn, configurations: HashMap::new(), revision, counts: Counts::default(), waiting: 0 })
+        Ok(Bulk {
+            conn,
+            configurations: HashMap::new(),
+            revision,
+            counts: Counts::default(),
+            samples: Vec::new(),
+            waiting: 0,
+        })
     }
 
     /// Enters a slot that has ended, or a gap, into the ledger, with its results, which get the next revisions.
@@ -90,6 +101,7 @@ impl Bulk {
             self.revision += 1;
             put_result(&self.conn, self.revision, configuration, new)?;
             self.counts.add(&counted(new));
+            self.samples.push((self.revision, samples::of_new(new)));
         }
         self.waiting += 1;
         if self.waiting >= BATCH {
@@ -104,6 +116,7 @@ impl Bulk {
             return Ok(());
         }
         std::mem::take(&mut self.counts).store(&self.conn)?;
+        rollup::add(&self.conn, OWN, &std::mem::take(&mut self.samples))?;
         self.conn.execute("UPDATE counter SET value = ?1 WHERE name = 'revision'", [self.revision])?;
         self.conn.execute_batch("COMMIT")
     }

@@ -63,6 +63,9 @@ pub enum StoreError {
     /// Too many reads are under way; try again later.
     #[error("the store is busy: too many reads at once")]
     Busy,
+    /// The answer would have taken longer than the question may; ask for less at a time.
+    #[error("the answer takes too long to find; ask for less time at once, or for one experiment")]
+    Overdue,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -14,9 +14,13 @@ mod operation;
 mod parts;
 mod query;
 mod reader;
+mod reading;
+mod rollup;
 mod rows;
 mod runs;
+mod samples;
 mod schema;
+mod statistics;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -40,7 +44,11 @@ pub use operation::Rederived;
 pub use parts::LONGEST_EVIDENCE;
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
+pub use reading::{Known, Mark, Reading, Slots, ask_file};
+pub use rollup::Series;
 pub use runs::{PairRow, PairRows, SHORTEST_PREFIX, SlotMate, StoredEvidence, WholeResult};
+pub use samples::Wanted;
+pub use statistics::Statistics;
 pub use tally::{Ended, ExperimentTally, Histogram, LastRuns, Tally};
 pub use total::{FIRST_BYTE_BOUNDS, LAST_BYTE_BOUNDS, Total, bound_label};
 
@@ -136,6 +144,7 @@ impl Default for StoreOptions {
 pub struct Store {
     /// First, so that it goes first: SQLite tidies up when the last connection that is closed can write.
     reader: StoreReader,
+    statistics: Statistics,
     shared: Arc<Shared>,
 }
 
@@ -160,6 +169,7 @@ impl Store {
         let other = |error: std::io::Error| OpenError::Other { path: path.to_owned(), detail: error.to_string() };
         let conn = connection::open_store(path, options.busy_timeout)?;
         let reader = StoreReader::new(path, &options);
+        let statistics = Statistics::new(path, options.busy_timeout);
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let (health_sender, health) = watch::channel(StoreHealth::Ok);
         let (closing, commits) = (Arc::new(Closing::default()), Arc::new(AtomicU64::new(0)));
@@ -179,7 +189,11 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run()).map_err(other)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Store { reader, shared: Arc::new(Shared { sender, closing, health, commits, revision, thread }) })
+        Ok(Store {
+            reader,
+            statistics,
+            shared: Arc::new(Shared { sender, closing, health, commits, revision, thread }),
+        })
     }
 
     /// Enters the slot into the ledger as running. If it lies in a gap of `grid` that was missed, as after a
@@ -320,12 +334,21 @@ impl Store {
         &self.reader
     }
 
+    /// What answers questions that read much.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
     /// Commits what waits and ends the writer, within `deadline` (and one attempt) even if the store
     /// can't be written: then it gives [`StoreError::Failing`], as each waiting caller gets it.
     ///
     /// Reads are over from then on. So the writer's connection is the last one, and when it is closed
     /// SQLite puts the whole write-ahead log into the store's file and removes it.
     pub async fn close(&self, deadline: Duration) -> Result<(), StoreError> {
+        let statistics = self.statistics.clone();
+        let ended = tokio::task::spawn_blocking(move || statistics.close());
+        // A disk that hangs is not waited for.
+        let _ = tokio::time::timeout(deadline, ended).await;
         self.reader.close(deadline).await;
         let Some(thread) = self.shared.request_end(deadline) else { return Ok(()) };
         let joined = tokio::task::spawn_blocking(move || thread.join());

@@ -3,9 +3,10 @@
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Row, params};
 
 use super::error::StoreError;
+use super::rollup::{self, OWN};
 use super::rows::{INSERT_RESULT, SLOT_COLUMNS, result_values, select_slots, slot_row, slot_values};
 use super::total::{Counted, Counts};
-use super::{NewResult, annotations, parts, tors};
+use super::{NewResult, annotations, parts, samples, tors};
 use crate::annotation::{Annotation, NewAnnotation};
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
@@ -179,6 +180,7 @@ fn insert_result(conn: &Connection, new: &NewResult) -> Result<i64, Fault> {
     let mut counts = Counts::default();
     counts.add(&counted(new));
     counts.store(conn)?;
+    rollup::add(conn, OWN, &[(revision, samples::of_new(new))])?;
     Ok(revision)
 }
 
@@ -224,12 +226,16 @@ fn complete_run(
     if parts::has_circuit(conn, id, data, evidence)? {
         return Ok(Done::Revision(again.then_some(stored)));
     }
+    let before = samples::of_run(conn, id)?;
     parts::put_circuit(conn, id, data, evidence)?;
     let revision = next_revision(conn)?;
     conn.prepare_cached(
         "UPDATE result SET first_revision = coalesce(first_revision, revision), revision = ?2 WHERE id = ?1",
     )?
     .execute(params![id.as_str(), revision])?;
+    if let (Some(before), Some(after)) = (before, samples::of_run(conn, id)?) {
+        rollup::replace(conn, revision, &before, &after)?;
+    }
     Ok(Done::Revision(Some(revision)))
 }
 

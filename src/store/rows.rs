@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
-use rusqlite::types::{FromSql, Type, Value};
+use rusqlite::types::{FromSql, Type, Value, ValueRef};
 use rusqlite::{Error, Row};
 
 use super::NewResult;
@@ -230,6 +230,12 @@ impl<'r, 's> Columns<'r, 's> {
         self.row.get(self.at - 1)
     }
 
+    /// The next one as it lies in the row.
+    pub(super) fn next_ref(&mut self) -> Result<ValueRef<'r>, Error> {
+        self.at += 1;
+        self.row.get_ref(self.at - 1)
+    }
+
     /// An error about the column just read: another program wrote what perfd does not write.
     pub(super) fn unreadable(&self, why: &str) -> Error {
         Error::FromSqlConversionFailure(self.at.saturating_sub(1), Type::Text, why.into())
@@ -244,7 +250,7 @@ impl<'r, 's> Columns<'r, 's> {
         value.map_err(|_| self.unreadable("a negative number"))
     }
 
-    fn naturals<const N: usize>(&mut self) -> Result<[Option<u64>; N], Error> {
+    pub(super) fn naturals<const N: usize>(&mut self) -> Result<[Option<u64>; N], Error> {
         let mut values = [None; N];
         for value in &mut values {
             *value = self.maybe_natural()?;

@@ -5,6 +5,7 @@ mod completing;
 mod migrating;
 mod opening;
 mod reading;
+mod rolling;
 mod slots;
 mod writing;
 
@@ -15,7 +16,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::measurement::RunId;
+use crate::measurement::{Outcome, RunId};
 use crate::test_support::{example_result as new_result, example_row};
 
 /// A folder for one store, removed at the end.
