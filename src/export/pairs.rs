@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::stats::paired::Difference;
+use crate::stats::percentile::mean;
 use crate::store::PairRow;
 
 /// The comparison of two tors, A and B. Differences are A − B in milliseconds: below zero, A was faster.
@@ -39,21 +41,6 @@ pub struct LeftOut {
     pub both_incomplete: usize,
     /// The slot has no run through one of the two.
     pub one_missing: usize,
-}
-
-/// A paired difference, in milliseconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Difference {
-    /// The mean of A − B.
-    pub mean_ms: f64,
-    /// The median of A − B.
-    pub median_ms: f64,
-    /// The 95 % confidence interval of the mean, by Student's t; absent with fewer than two slots.
-    pub confidence_95_ms: Option<[f64; 2]>,
-    /// The median through A.
-    pub median_a_ms: f64,
-    /// The median through B.
-    pub median_b_ms: f64,
 }
 
 /// What a slot says of one tor.
@@ -102,8 +89,8 @@ fn compare_two(a: &str, b: &str, slots: &BTreeMap<i64, BTreeMap<&str, Runs>>) ->
         b: b.to_owned(),
         slots: last_bytes.len(),
         left_out,
-        time_to_last_byte: difference(&last_bytes),
-        time_to_first_byte: difference(&first_bytes),
+        time_to_last_byte: Difference::of(&last_bytes),
+        time_to_first_byte: Difference::of(&first_bytes),
     }
 }
 
@@ -128,68 +115,11 @@ impl Runs {
 
     /// The times to the first and to the last byte in ms, if every run was complete.
     fn times(&self) -> Option<(f64, f64)> {
-        (!self.incomplete && !self.last_bytes.is_empty()).then(|| (mean(&self.first_bytes), mean(&self.last_bytes)))
+        if self.incomplete {
+            return None;
+        }
+        Some((mean(&self.first_bytes)?, mean(&self.last_bytes)?))
     }
-}
-
-/// The difference of these pairs of A and B; `None` where there is none.
-fn difference(pairs: &[(f64, f64)]) -> Option<Difference> {
-    if pairs.is_empty() {
-        return None;
-    }
-    let differences: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
-    let mean_ms = mean(&differences);
-    Some(Difference {
-        mean_ms,
-        median_ms: median(differences.clone()),
-        confidence_95_ms: half_width(&differences, mean_ms).map(|half| [mean_ms - half, mean_ms + half]),
-        median_a_ms: median(pairs.iter().map(|(a, _)| *a).collect()),
-        median_b_ms: median(pairs.iter().map(|(_, b)| *b).collect()),
-    })
-}
-
-/// Half of the mean's 95 % confidence interval; `None` with fewer than two values.
-fn half_width(values: &[f64], mean: f64) -> Option<f64> {
-    let freedom = values.len().checked_sub(1).filter(|freedom| *freedom > 0)?;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let standard_error = (squares / freedom as f64 / values.len() as f64).sqrt();
-    Some(student_t_975(freedom) * standard_error)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// The middle value, or the mean of the two in the middle; there must be one.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = values.get(middle).copied().unwrap_or(f64::NAN);
-    match values.get(middle.wrapping_sub(1)) {
-        Some(lower) if values.len().is_multiple_of(2) => (lower + upper) / 2.0,
-        _ => upper,
-    }
-}
-
-/// The 97.5 % quantile of Student's t with 1 to 10 degrees of freedom.
-const FIRST_TEN: [f64; 10] =
-    [12.706_205, 4.302_653, 3.182_446, 2.776_445, 2.570_582, 2.446_912, 2.364_624, 2.306_004, 2.262_157, 2.228_139];
-
-/// The same of the normal distribution.
-const NORMAL_975: f64 = 1.959_963_985;
-
-/// The 97.5 % quantile of Student's t: from the table, and beyond it by the expansion of Cornish and Fisher
-/// around the normal distribution's (Abramowitz and Stegun, 26.7.5), which is right to four decimals there.
-fn student_t_975(freedom: usize) -> f64 {
-    if let Some(known) = freedom.checked_sub(1).and_then(|at| FIRST_TEN.get(at)) {
-        return *known;
-    }
-    let (z, n) = (NORMAL_975, freedom as f64);
-    let g1 = (z.powi(3) + z) / 4.0;
-    let g2 = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
-    let g3 = (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0;
-    let g4 = (79.0 * z.powi(9) + 776.0 * z.powi(7) + 1482.0 * z.powi(5) - 1920.0 * z.powi(3) - 945.0 * z) / 92_160.0;
-    z + g1 / n + g2 / n.powi(2) + g3 / n.powi(3) + g4 / n.powi(4)
 }
 
 #[cfg(test)]
@@ -206,29 +136,6 @@ mod tests {
             outcome: if last_ms.is_some() { "complete" } else { "timeout" }.to_owned(),
             first_byte: Some(last_ms.unwrap_or(7) * 500),
             last_byte: last_ms.map(|ms| ms * 1000),
-        }
-    }
-
-    /// From the tables of the distribution.
-    #[test]
-    fn quantiles_are_students() {
-        for (freedom, known) in [
-            (1, 12.7062),
-            (2, 4.3027),
-            (5, 2.5706),
-            (10, 2.2281),
-            (11, 2.2010),
-            (12, 2.1788),
-            (15, 2.1314),
-            (20, 2.0860),
-            (30, 2.0423),
-            (60, 2.0003),
-            (120, 1.9799),
-            (1000, 1.9623),
-            (1_000_000, 1.9600),
-        ] {
-            let found = student_t_975(freedom);
-            assert!((found - known).abs() < 0.000_06, "{freedom}: {found}");
         }
     }
 

@@ -4,10 +4,15 @@
 //! The store feeds it [`Sample`]s, a result each, as far as statistics need it. docs/statistics.md lists every
 //! statistic with its formula.
 
+pub mod conflux;
+pub mod failures;
 pub mod histogram;
+pub mod onionperf;
+pub mod paired;
 pub mod percentile;
 pub mod period;
 pub mod quantity;
+pub mod relays;
 pub mod rollup;
 mod sample;
 pub mod tor_metrics;

@@ -206,3 +206,107 @@ impl Ecdf {
         Ecdf { points: kept, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whole numbers, many of them equal.
+    fn values() -> impl Strategy<Value = Vec<f64>> {
+        prop::collection::vec(prop_oneof![(0u32..20).prop_map(f64::from), (0u32..1_000_000).prop_map(f64::from)], 0..50)
+    }
+
+    /// What SQL's standard says: row number 1 + q · (n − 1); the row there, or what lies between its neighbours.
+    fn slow_percentile(values: &[f64], q: f64) -> f64 {
+        let mut values = values.to_vec();
+        values.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        let row = 1.0 + q * (values.len() - 1) as f64;
+        let (floor, ceiling) = (row.floor(), row.ceil());
+        let value = |row: f64| values[row as usize - 1];
+        if floor == ceiling { value(row) } else { (ceiling - row) * value(floor) + (row - floor) * value(ceiling) }
+    }
+
+    #[test]
+    fn percentiles_by_hand() {
+        let values = [10.0, 20.0, 30.0, 40.0];
+        // Places 0.75, 1.5, 2.25 of 0 to 3.
+        assert_eq!([0.25, 0.5, 0.75].map(|q| percentile(&values, q)), [Some(17.5), Some(25.0), Some(32.5)]);
+        assert_eq!([0.0, 1.0].map(|q| percentile(&values, q)), [Some(10.0), Some(40.0)]);
+        assert_eq!((percentile(&[7.0], 0.9), percentile(&[], 0.5), mean(&[])), (Some(7.0), None, None));
+    }
+
+    #[test]
+    fn a_box_by_hand() {
+        // Places 1.25, 2.5, 3.75 of 0 to 5: quartiles 2.25 and 4.75, reach 3.75, from -1.5 to 8.5.
+        let expected = BoxStatistics { low: 1.0, q1: 2.25, md: 3.5, q3: 4.75, high: 5.0 };
+        assert_eq!(BoxStatistics::of(&[1.0, 2.0, 3.0, 4.0, 5.0, 100.0]), Some(expected));
+        assert_eq!(BoxStatistics::of(&[]), None);
+        // Exactly 1.5 times the range away still counts: quartiles 4 and 8, reach 6.
+        let found = BoxStatistics::of(&[-2.0, 4.0, 6.0, 8.0, 14.0]).unwrap();
+        assert_eq!((found.low, found.q1, found.q3, found.high), (-2.0, 4.0, 8.0, 14.0));
+    }
+
+    #[test]
+    fn what_there_are_too_few_for_is_absent() {
+        let shown = |n: u32| {
+            let found = Summary::of(&(0..n).map(f64::from).collect::<Vec<_>>(), Floor::USUAL);
+            [found.mean, found.min, found.p50, found.p25, found.p75, found.p10, found.p90, found.p99]
+                .map(|value| u8::from(value.is_some()))
+        };
+        assert_eq!(shown(4), [0; 8]);
+        assert_eq!(shown(5), [1, 1, 1, 1, 1, 0, 0, 0]);
+        assert_eq!((shown(9), shown(10)), (shown(5), [1, 1, 1, 1, 1, 1, 1, 0]));
+        assert_eq!((shown(99), shown(100)), (shown(10), [1; 8]));
+        let one = Summary::of(&[3.0], Floor::NONE);
+        assert_eq!((one.samples, one.mean, one.p99), (1, Some(3.0), Some(3.0)));
+        assert_eq!(Summary::of(&[], Floor::NONE), Summary::default());
+    }
+
+    #[test]
+    fn a_distribution_by_hand() {
+        let ecdf = Ecdf::of(&[1.0, 1.0, 2.0, 5.0]);
+        assert_eq!((ecdf.samples, &ecdf.points[..]), (4, &[(1.0, 2), (2.0, 3), (5.0, 4)][..]));
+        assert_eq!(ecdf.thinned(2).points, [(1.0, 2), (5.0, 4)]);
+    }
+
+    proptest! {
+        #[test]
+        fn percentiles_are_the_standards(values in values(), q in 0.0..=1.0f64) {
+            match percentile(&sorted(values.clone()), q) {
+                None => prop_assert!(values.is_empty()),
+                Some(found) => prop_assert!((found - slow_percentile(&values, q)).abs() < 1e-6),
+            }
+        }
+
+        #[test]
+        fn boxes_are_what_filters_leave(values in values()) {
+            let Some(found) = BoxStatistics::of(&sorted(values.clone())) else {
+                prop_assert!(values.is_empty());
+                return Ok(());
+            };
+            let reach = (found.q3 - found.q1) * 1.5;
+            let low = values.iter().copied().filter(|value| *value >= found.q1 - reach).fold(f64::MAX, f64::min);
+            let high = values.iter().copied().filter(|value| *value <= found.q3 + reach).fold(f64::MIN, f64::max);
+            prop_assert_eq!((found.low, found.high), (low, high));
+        }
+
+        #[test]
+        fn distributions_count(values in values(), most in 2usize..20, at in 0u32..1_000_000) {
+            let whole = Ecdf::of(&sorted(values.clone()));
+            let at_most = |ecdf: &Ecdf, at: f64| {
+                ecdf.points.iter().take_while(|point| point.0 <= at).last().map_or(0, |point| point.1)
+            };
+            let counted = values.iter().filter(|value| **value <= f64::from(at)).count() as u64;
+            prop_assert_eq!(at_most(&whole, f64::from(at)), counted);
+
+            let thin = whole.clone().thinned(most);
+            prop_assert!(thin.points.len() <= most);
+            prop_assert_eq!((thin.points.first(), thin.points.last()), (whole.points.first(), whole.points.last()));
+            prop_assert!(thin.points.iter().all(|point| whole.points.contains(point)));
+            let gap = counted - at_most(&thin, f64::from(at));
+            prop_assert!((gap as f64) <= values.len() as f64 / (most - 1) as f64);
+        }
+    }
+}

@@ -259,3 +259,141 @@ fn build_time(sample: &Sample, position: usize) -> Option<u64> {
         Some(before) => at(before + 1)?.checked_sub(at(before)?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::UnixMicros;
+    use crate::measurement::Phase;
+    use crate::test_support::samples::{example_sample, sample};
+
+    /// Every quantity of the exemplary sample, which began 700 µs after a millisecond's beginning.
+    #[test]
+    fn every_formula_by_hand() {
+        let sample = example_sample();
+        for (quantity, expected) in [
+            ("time_to_first_byte", Some(700.1)),
+            ("time_to_last_byte", Some(1700.1)),
+            // 51,200 of 5,242,880 bytes in 1 s: 9765 µs after the first byte, at 709,865 µs; with START's 700 that
+            // makes 710,565 µs.
+            ("download_51200", Some(710.0)),
+            // A fifth of them: 700,100 + 200,000 + 700 = 900,800 µs.
+            ("download_1048576", Some(900.0)),
+            // 1,700,100 + 700 = 1,700,800 µs.
+            ("download_5242880", Some(1700.0)),
+            // 700,000 + 700 gives 700 ms, 400,100 + 700 gives 400.
+            ("latency", Some(300.0)),
+            // From 10 % at 800,100 to 20 % at 900,100: 100 ms; 4,194,304 / 100 = 41,943.04.
+            ("throughput_tor_metrics", Some(41_943.0)),
+            // 0.2 s for the last fifth: 8.388608 / 0.2.
+            ("throughput_onionperf", Some(41.943_04)),
+            // 41,943,040 bits in 1,700,100 µs.
+            ("mean_throughput", Some(24.670_925)),
+            ("socket", Some(0.01)),
+            ("connect", Some(0.19)),
+            ("negotiate", Some(0.2)),
+            ("request", Some(0.1)),
+            ("response", Some(399.5)),
+            ("data_request", Some(0.1)),
+            ("data_response", Some(299.9)),
+            ("transfer", Some(1000.1)),
+            ("build_time_1", Some(120.0)),
+            ("build_time_2", Some(230.0)),
+            ("build_time_3", Some(340.0)),
+        ] {
+            let found = Quantity::parse(quantity).unwrap().value(&sample);
+            let close =
+                found.zip(expected).is_some_and(|(found, expected): (f64, f64)| (found - expected).abs() < 1e-6);
+            assert!(close, "{quantity}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn words_and_values_match() {
+        for (quantity, word) in Quantity::ALL {
+            assert_eq!((quantity.as_str(), Quantity::parse(word)), (word, Some(quantity)));
+            assert_eq!(serde_json::to_value(quantity).unwrap(), word);
+            assert_eq!(serde_json::to_value(quantity.unit()).unwrap(), quantity.unit().as_str());
+        }
+    }
+
+    #[test]
+    fn moments_are_cut_to_milliseconds_before_they_are_subtracted() {
+        // START at 0.9995 s and DATACOMPLETE 0.6 ms later: in the next millisecond, though less than one passed.
+        let mut sample = Sample { start: UnixMicros(999_500), size: 51_200, ..example_sample() };
+        sample.steps.data_complete = Some(600);
+        assert_eq!(Quantity::Download51200.value(&sample), Some(1.0));
+        sample.start = UnixMicros(-500);
+        assert_eq!(Quantity::Download51200.value(&sample), Some(1.0));
+        sample.steps.data_complete = Some(400);
+        assert_eq!(Quantity::Download51200.value(&sample), Some(0.0));
+    }
+
+    #[test]
+    fn throughput_of_one_mebibyte_is_its_second_half() {
+        // 50 % at 1,200,100 µs, 100 % at 1,700,100: 500 ms.
+        let sample = Sample { size: 1_048_576, ..example_sample() };
+        assert_eq!(Quantity::ThroughputTorMetrics.value(&sample), Some(8388.0));
+        assert_eq!(Quantity::ThroughputOnionperf.value(&sample), None);
+        let sample = Sample { size: 51_200, ..sample };
+        assert_eq!(Quantity::ThroughputTorMetrics.value(&sample), None);
+        let mut at_once = example_sample();
+        (at_once.steps.deciles[1], at_once.steps.deciles[8]) = (at_once.steps.deciles[2], at_once.steps.deciles[10]);
+        assert_eq!(Quantity::ThroughputTorMetrics.value(&at_once), None);
+        assert_eq!(Quantity::ThroughputOnionperf.value(&at_once), None);
+    }
+
+    #[test]
+    fn what_a_run_does_not_have_is_absent() {
+        let value = |quantity: Quantity, change: fn(&mut Sample)| {
+            let mut sample = example_sample();
+            change(&mut sample);
+            quantity.value(&sample)
+        };
+        let timed_out = |sample: &mut Sample| sample.end = End::Timeout(Phase::DataComplete);
+        assert_eq!(value(Quantity::TimeToLastByte, timed_out), None);
+        assert_eq!(value(Quantity::MeanThroughput, timed_out), None);
+        assert_eq!(value(Quantity::TimeToFirstByte, timed_out), Some(700.1));
+        assert_eq!(value(Quantity::Download5242880, timed_out), Some(1700.0));
+        let upload = |sample: &mut Sample| sample.kind = Kind::Upload;
+        for quantity in [
+            Quantity::Download51200,
+            Quantity::Download5242880,
+            Quantity::Latency,
+            Quantity::ThroughputTorMetrics,
+            Quantity::ThroughputOnionperf,
+        ] {
+            assert_eq!(value(quantity, upload), None);
+        }
+        // In an optimistic run the HTTP request goes before the SOCKS reply comes.
+        let optimistic = |sample: &mut Sample| sample.steps.data_request = Some(600);
+        assert_eq!(value(Quantity::DataRequest, optimistic), None);
+        assert_eq!(value(Quantity::DataResponse, optimistic), Some(699.4));
+        // In START's own millisecond: Tor Metrics wants both to be later.
+        assert_eq!(value(Quantity::Latency, |sample| sample.steps.data_request = Some(299)), None);
+        assert_eq!(value(Quantity::Latency, |sample| sample.steps.data_request = Some(300)), Some(699.0));
+        assert_eq!(
+            value(Quantity::BuildTime3, |sample| sample.circuit.as_mut().unwrap().build_times.truncate(2)),
+            None
+        );
+        assert_eq!(value(Quantity::BuildTime1, |sample| sample.circuit = None), None);
+        // 5 MiB is not taken out of larger files.
+        assert_eq!(value(Quantity::Download5242880, |sample| sample.size = 10_485_760), None);
+        assert_eq!(value(Quantity::Download1048576, |sample| sample.size = 51_200), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whole_numbers_and_values_are_the_same(sample in sample()) {
+            for (quantity, word) in Quantity::ALL {
+                let (value, whole) = (quantity.value(&sample), quantity.whole(&sample));
+                prop_assert_eq!(value.is_some(), whole.is_some(), "{}", word);
+                if let (Some(value), Some(whole)) = (value, whole) {
+                    prop_assert!((whole as f64 * quantity.scale() - value).abs() <= 1e-6, "{}", word);
+                }
+            }
+        }
+    }
+}

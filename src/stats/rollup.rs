@@ -53,7 +53,7 @@ pub struct Rollup {
 
 /// An [`End`] in numbers, by their places in `Phase::ALL` and `Cause::ALL`: (0, 0, 0) is complete, (1, phase, 0) a
 /// timeout, (2, phase, cause) a failure.
-type EndKey = (u8, u8, u8);
+pub(super) type EndKey = (u8, u8, u8);
 
 impl Rollup {
     /// Puts a sample in.
@@ -266,7 +266,7 @@ fn bytes_of(sample: &Sample) -> [u128; 3] {
     [payload.into(), sample.read.into(), sample.written.into()]
 }
 
-fn key_of(end: End) -> EndKey {
+pub(super) fn key_of(end: End) -> EndKey {
     match end {
         End::Complete => (0, 0, 0),
         End::Timeout(phase) => (1, phase as u8, 0),
@@ -274,7 +274,7 @@ fn key_of(end: End) -> EndKey {
     }
 }
 
-fn end_of(key: EndKey) -> Option<End> {
+pub(super) fn end_of(key: EndKey) -> Option<End> {
     let phase = Phase::ALL.get(usize::from(key.1)).map(|known| known.0)?;
     let cause = Cause::ALL.get(usize::from(key.2)).map(|known| known.0)?;
     match key {

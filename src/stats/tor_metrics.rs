@@ -402,3 +402,6 @@ impl<K: Ord> Groups<K> {
         self.0.into_iter().map(move |(key, numbers)| (key, values(numbers)))
     }
 }
+
+#[cfg(test)]
+mod tests;
