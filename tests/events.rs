@@ -110,7 +110,7 @@ async fn add_and_complete(store: Store, ids: std::ops::RangeInclusive<u32>) {
 }
 
 #[tokio::test]
-async fn who_breaks_off_again_and_again_misses_nothing_and_hears_nothing_twice() {
+async fn who_breaks_off_again_and_again_misses_nothing_and_hears_of_no_new_run_twice() {
     const RUNS: u32 = 300;
     let server = Server::start(config("")).await;
     let writer = tokio::spawn(add_and_complete(server.store.clone(), 1..=RUNS));
@@ -143,7 +143,9 @@ async fn who_breaks_off_again_and_again_misses_nothing_and_hears_nothing_twice()
     }
     for (run, told) in names {
         let told: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(told == ["result"] || told == ["result", "completed"], "{run}: {told:?}");
+        // Completed alone is one that was completed before its first place was come to.
+        let expected = [&["result"][..], &["completed"], &["result", "completed"]];
+        assert!(expected.contains(&told.as_slice()), "{run}: {told:?}");
     }
 }
 

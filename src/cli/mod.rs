@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 pub mod exit;
+mod follow;
 mod once;
 pub mod output;
 mod rederive;

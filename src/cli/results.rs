@@ -1,10 +1,12 @@
 //! `perfd results`: asks a running perfd for its results.
 
+use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::ask::{self, ServiceArgs};
-use super::exit::{Exit, FAILED, OrExit};
+use super::exit::{Exit, FAILED, OrExit, USAGE};
+use super::follow::{self, Follow};
 use super::output;
 use crate::export::annotations::AnnotationJson;
 use crate::export::json::ResultJson;
@@ -17,13 +19,27 @@ use crate::store::SHORTEST_PREFIX;
 const TABLE_ROWS: usize = 20;
 
 /// What goes with many results alone.
-const FILTERS: [&str; 11] =
-    ["source", "experiment", "tor", "kind", "server_kind", "size", "outcome", "since", "until", "limit", "order"];
+const FILTERS: [&str; 12] = [
+    "source",
+    "experiment",
+    "tor",
+    "kind",
+    "server_kind",
+    "size",
+    "outcome",
+    "since",
+    "until",
+    "tag",
+    "limit",
+    "order",
+];
 
 /// Show the results of a running perfd
 ///
 /// The table shows the latest results, the other formats all that the filters let through, oldest first. One
-/// result, by its RUN, is drawn with all that is known of it.
+/// result, by its RUN, is drawn with all that is known of it. With --follow, it goes on as results are stored: also
+/// over a restart of the service, without a gap. The table shows each run once; in the other formats a run comes again
+/// when more is known of it, and the later line holds.
 #[derive(Args, Debug)]
 pub struct ResultsArgs {
     /// Only this one: its name, or the beginning of it (six digits or more)
@@ -67,6 +83,15 @@ pub struct ResultsArgs {
     /// Which come first; the table's default is the newest, though it shows them last
     #[arg(long, value_parser = ["oldest", "newest"])]
     order: Option<String>,
+    /// Go on and print results as they are stored, until interrupted; the table begins with the last ones
+    #[arg(long, short = 'f', conflicts_with_all = ["run", "order"])]
+    follow: bool,
+    /// With --follow, the table shows a run again when more is known of it (the other formats always do)
+    #[arg(long, requires = "follow")]
+    completed: bool,
+    /// Only with a note on them, or on their time, that has this tag
+    #[arg(long)]
+    tag: Option<String>,
 }
 
 /// How results are printed.
@@ -108,6 +133,7 @@ pub fn run(args: ResultsArgs) -> Result<(), Exit> {
     runtime.block_on(async {
         match &args.run {
             Some(run) => one(&args, run).await,
+            None if args.follow => follow(&args).await,
             None => many(&args).await,
         }
     })
@@ -140,6 +166,22 @@ async fn many(args: &ResultsArgs) -> Result<(), Exit> {
     output::print(table::render(&results)).map(drop)
 }
 
+async fn follow(args: &ResultsArgs) -> Result<(), Exit> {
+    let table = args.format == ResultsFormat::Table;
+    if args.format == ResultsFormat::Json {
+        return Err(anyhow!("an object that has no end is no JSON; follow with --format ndjson")).or_exit(USAGE);
+    }
+    let mut query = filters(args);
+    match args.limit.or(table.then_some(TABLE_ROWS)) {
+        None => query.push(("cursor", "0".to_owned())),
+        Some(0) => {}
+        Some(limit) => query.push(("last", limit.to_string())),
+    }
+    let form = if table { "ndjson" } else { args.format.ending() };
+    query.push(("format", form.to_owned()));
+    follow::run(Follow { service: &args.service, query, table, completed: args.completed }).await
+}
+
 impl ResultsFormat {
     /// The file ending by which the service is asked for it.
     fn ending(self) -> &'static str {
@@ -159,8 +201,7 @@ fn run_name(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_ascii_lowercase()) } else { Err(format!("no run is called that; {remedy}")) }
 }
 
-fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
-    let mut query = Vec::new();
+fn filters(args: &ResultsArgs) -> Vec<(&'static str, String)> {
     let filters = [
         ("source", &args.source),
         ("experiment", &args.experiment),
@@ -171,8 +212,13 @@ fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
         ("outcome", &args.outcome),
         ("since", &args.since),
         ("until", &args.until),
+        ("tag", &args.tag),
     ];
-    query.extend(filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+    filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+}
+
+fn query(args: &ResultsArgs) -> Vec<(&'static str, String)> {
+    let mut query = filters(args);
     let mut limit = args.limit;
     if args.format == ResultsFormat::Table {
         limit = limit.or(Some(TABLE_ROWS));

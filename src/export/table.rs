@@ -25,6 +25,39 @@ pub fn render(results: &[ResultJson]) -> String {
     lines.iter().map(|line| align(line, &widths)).collect()
 }
 
+/// The same table, line by line as results come: a column is as wide as the widest cell so far.
+#[derive(Debug)]
+pub struct Lines {
+    widths: [usize; COLUMNS],
+}
+
+impl Default for Lines {
+    /// With room for what is usual.
+    fn default() -> Self {
+        let usual = ["complete", "", "512 KiB", "2026-11-22 10:00:00", "", "", "10000.0", "00000000", ""];
+        Lines { widths: std::array::from_fn(|column| usual[column].len().max(HEADINGS[column].len())) }
+    }
+}
+
+impl Lines {
+    /// The line of headings, ended.
+    pub fn headings(&self) -> String {
+        align(&HEADINGS.map(str::to_owned), &self.widths)
+    }
+
+    /// The result's line, ended; of one that was shown before, `again`, it says that it was completed.
+    pub fn line(&mut self, result: &ResultJson, again: bool) -> String {
+        let mut cells = cells(result);
+        if again {
+            cells[COLUMNS - 1].push_str("  completed later");
+        }
+        for (width, cell) in self.widths.iter_mut().zip(&cells).take(COLUMNS - 1) {
+            *width = cell.chars().count().max(*width);
+        }
+        align(&cells, &self.widths)
+    }
+}
+
 fn align(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let mut line = String::new();
     for ((cell, &width), number) in cells.iter().zip(widths).zip(NUMBERS) {
@@ -128,5 +161,24 @@ timeout data_complete  large?[2J    5 MiB  2026-11-22 10:00:00     0.700 s      
 complete               small       50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s   33.3  00000000  relay1>?evil?[2J?and?more?>$33333333
 ";
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn lines_that_come_one_by_one_stand_in_columns_too() {
+        let (mut lines, mut large) = (Lines::default(), example_row());
+        large.experiment = "an experiment".to_owned();
+        let text = [
+            lines.headings(),
+            lines.line(&ResultJson::from(&example_row()), false),
+            lines.line(&ResultJson::from(&large), false),
+            lines.line(&ResultJson::from(&example_row()), true),
+        ];
+        let expected = "\
+OUTCOME   EXPERIMENT     SIZE  START                FIRST BYTE  LAST BYTE    KiB/s  RUN       PATH
+complete  small        50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -
+complete  an experiment   50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -
+complete  small           50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -  completed later
+";
+        assert_eq!(text.concat(), expected);
     }
 }

@@ -240,8 +240,11 @@ impl Listener {
                     continue;
                 }
             };
-            // A run that is younger than all that the client has had is new to it.
+            // A run that is younger than all that the client has had is new to it. An older one may be new too, if it
+            // was completed before the client came to its first place: for who wants to know, `first` names that. It
+            // is a field of our own, which others pass over.
             let name = if *first_revision > self.had { "result" } else { "completed" };
+            text += &format!("first: {first_revision}\n");
             text += &event(name, row.revision, &self.data(row));
             self.told = row.revision;
         }
