@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use perfd::config::{
-    Config, ConfigError, Control, ControlAddress, Experiment, GuardChoice, GuardSet, Isolation, KEYS, Log, LogFormat,
-    LogLevel, PublicAddress, RunAs, Server, ServerChoice, StartedTor, Tor, TorRun,
+    Collector, Config, ConfigError, Control, ControlAddress, Experiment, GuardChoice, GuardSet, Isolation, KEYS, Log,
+    LogFormat, LogLevel, PublicAddress, RunAs, Server, ServerChoice, StartedTor, Tor, TorRun,
 };
 use perfd::measurement::Kind;
 use proptest::prelude::*;
@@ -36,6 +36,7 @@ fn the_shipped_file_says_what_is_expected() {
         server: ServerChoice::Auto,
         onion_tor: None,
         optimistic: false,
+        publish: true,
         requests: 1,
         isolation: Isolation::Each,
         size,
@@ -51,6 +52,7 @@ fn the_shipped_file_says_what_is_expected() {
         public: None,
         run_as: Some(RunAs { user: "nobody".to_owned(), group: Some("nogroup".to_owned()) }),
         store: "/var/lib/perfd/perfd.sqlite".into(),
+        collector: Collector { path: Some("/collector/".to_owned()) },
         log: Log {
             file: Some("/var/log/perfd/perfd.log".into()),
             format: LogFormat::Text,
@@ -226,6 +228,26 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     ("", "size", "config.toml:11: not TOML: key with no value, expected `=`; write key = value, with words in quotes"),
     (
+        r#"source = "perfd""#,
+        "source = \"perfd\"\n[collector]\npath = \"/results/x/\"",
+        r#"config.toml:3: collector.path: "/results/x/" begins like a page of perfd's own; write another, such as "/collector/""#,
+    ),
+    (
+        r#"source = "perfd""#,
+        "source = \"perfd\"\n[collector]\npath = \"/a/../\"",
+        r#"config.toml:3: collector.path: "/a/../" is no path; write one of letters, digits, dots, hyphens and underscores with a / at both ends, such as "/collector/""#,
+    ),
+    (
+        r#"source = "perfd""#,
+        "source = \"perfd\"\n[collector]\npath = \"collector\"",
+        r#"config.toml:3: collector.path: "collector" is no path; write one of letters, digits, dots, hyphens and underscores with a / at both ends, such as "/collector/""#,
+    ),
+    (
+        r#"source = "perfd""#,
+        "source = \"perfd\"\n[collector]\npath = \"/\"",
+        r#"config.toml:3: collector.path: "/" is no path; write one of letters, digits, dots, hyphens and underscores with a / at both ends, such as "/collector/""#,
+    ),
+    (
         "",
         r#"jiter = "0 s""#,
         "config.toml:11: experiment[1].jiter: no such key in [[experiment]]; did you mean jitter?",
@@ -233,7 +255,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     (
         "",
         "colour = 1",
-        "config.toml:11: experiment[1].colour: no such key in [[experiment]]; there are name, tor, kind, server, onion_tor, optimistic, requests, isolation, size, every, offset, timeout, jitter",
+        "config.toml:11: experiment[1].colour: no such key in [[experiment]]; there are name, tor, kind, server, onion_tor, optimistic, publish, requests, isolation, size, every, offset, timeout, jitter",
     ),
     (
         r#"source = "perfd""#,
@@ -263,12 +285,12 @@ listen = []"#,
         r#"source = "perfd""#,
         r#"source = "perfd"
 colour = "red""#,
-        "config.toml:2: colour: no such key at the top level; there are source, contact, and the sections [server], [public], [privileges], [store], [log], [[tor]], [[experiment]]",
+        "config.toml:2: colour: no such key at the top level; there are source, contact, and the sections [server], [public], [privileges], [store], [collector], [log], [[tor]], [[experiment]]",
     ),
     (
         "",
         r#""a\nb" = 1"#,
-        r#"config.toml:11: experiment[1]."a\nb": no such key in [[experiment]]; there are name, tor, kind, server, onion_tor, optimistic, requests, isolation, size, every, offset, timeout, jitter"#,
+        r#"config.toml:11: experiment[1]."a\nb": no such key in [[experiment]]; there are name, tor, kind, server, onion_tor, optimistic, publish, requests, isolation, size, every, offset, timeout, jitter"#,
     ),
     (
         r#"source = "perfd""#,
@@ -864,7 +886,7 @@ fn what_was_in_force_is_told_the_same_way_each_time() {
         Config::parse(&format!("{MINIMAL}offset = \"1 s\"\njitter = \"5 s\"\n{public}"), "config.toml").unwrap();
     let expected = concat!(
         r#"{"experiment":{"every_ms":300000,"isolation":"each","jitter_ms":5000,"kind":"download","name":"50kib","#,
-        r#""offset_ms":1000,"onion_tor":null,"optimistic":false,"requests":1,"server":"auto","size_bytes":51200,"#,
+        r#""offset_ms":1000,"onion_tor":null,"optimistic":false,"publish":true,"requests":1,"server":"auto","size_bytes":51200,"#,
         r#""timeout_ms":295000,"tor":"tor"},"onion_tor":null,"public":{"host":"perf.example.org","port":8080},"#,
         r#""source":"perfd","tor":{"control":null,"drop_guards_every_ms":null,"drop_timeouts_every_ms":null,"#,
         r#""name":"tor","run":"address","socks":"127.0.0.1:9050"}}"#,
@@ -966,7 +988,7 @@ fn configs() -> impl Strategy<Value = Config> {
         prop::sample::select(Isolation::WORDS.to_vec()),
     );
     let experiment =
-        (1..1_u64 << 31, 1_000_000..=31_536_000_000_u64, any::<[u64; 3]>(), any::<[bool; 3]>(), 1..=100_u32, kinds);
+        (1..1_u64 << 31, 1_000_000..=31_536_000_000_u64, any::<[u64; 3]>(), any::<[bool; 4]>(), 1..=100_u32, kinds);
     let experiments = prop::collection::vec(experiment, 1..4);
     let tors_and_experiments = (tors, experiments).prop_map(|(tors, drawn)| {
         let measured_through = |tor: &&Tor| !matches!(&tor.run, TorRun::Started(StartedTor { single_hop: true, .. }));
@@ -974,7 +996,7 @@ fn configs() -> impl Strategy<Value = Config> {
         let (through, controlled): (Vec<_>, Vec<_>) =
             (tors.iter().filter(measured_through).collect(), tors.iter().filter(|tor| tor.has_control()).collect());
         let mut experiments = Vec::new();
-        for (i, (size, every, [a, b, c], [all, onion, optimistic], requests, (kind, server, isolation))) in
+        for (i, (size, every, [a, b, c], [all, onion, optimistic, publish], requests, (kind, server, isolation))) in
             drawn.into_iter().enumerate()
         {
             let tors = names(if all { &through } else { &through[..1] });
@@ -993,6 +1015,7 @@ fn configs() -> impl Strategy<Value = Config> {
                 server,
                 onion_tor,
                 optimistic,
+                publish,
                 requests,
                 isolation: isolation.1,
                 size,
@@ -1005,14 +1028,16 @@ fn configs() -> impl Strategy<Value = Config> {
         (tors, experiments)
     });
     let store = "/[^\\p{Cc}]{0,9}x".prop_map(|path| format!("/store{path}").into());
-    ("[A-Za-z0-9-]{1,64}", text, server, public, run_as, store, log, tors_and_experiments).prop_map(
-        |(source, contact, server, public, run_as, store, log, (tors, experiments))| Config {
+    let collector = prop::option::of("/[A-Z][A-Za-z0-9._-]{0,9}/");
+    ("[A-Za-z0-9-]{1,64}", text, server, public, run_as, store, (collector, log), tors_and_experiments).prop_map(
+        |(source, contact, server, public, run_as, store, (collector, log), (tors, experiments))| Config {
             source,
             contact,
             server,
             public,
             run_as,
             store,
+            collector: Collector { path: collector },
             log,
             tors,
             experiments,

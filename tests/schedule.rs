@@ -69,6 +69,7 @@ impl Running {
             server: ServerChoice::Auto,
             onion_tor: None,
             optimistic: false,
+            publish: true,
             requests: 1,
             isolation: Isolation::Each,
             size: 1,

@@ -31,6 +31,7 @@ pub(super) fn experiment(section: &Section, known: &Known) -> Option<Experiment>
     let server = section.optional("server", ServerChoice::Auto, |entry| entry.word(&ServerChoice::WORDS));
     let onion_tor = section.optional("onion_tor", None, |entry| onion_tor(entry, known).map(Some));
     let optimistic = section.optional("optimistic", false, |entry| entry.boolean());
+    let publish = section.optional("publish", true, |entry| entry.boolean());
     let requests = section.optional("requests", 1, |entry| entry.integer(1..=100));
     let isolation = section.optional("isolation", Isolation::Each, |entry| entry.word(&Isolation::WORDS));
     let size = section.required("size", r#""50 KiB""#, |entry| size(entry, known.max_payload));
@@ -73,6 +74,7 @@ pub(super) fn experiment(section: &Section, known: &Known) -> Option<Experiment>
         server: server?,
         onion_tor: onion_tor?,
         optimistic: optimistic?,
+        publish: publish?,
         requests: requests?,
         isolation: isolation?,
         size: size?,

@@ -26,6 +26,7 @@ impl Config {
                 "offset_ms": millis(experiment.offset),
                 "onion_tor": experiment.onion_tor,
                 "optimistic": experiment.optimistic,
+                "publish": experiment.publish,
                 "requests": experiment.requests,
                 "server": experiment.server.as_str(),
                 "size_bytes": experiment.size,

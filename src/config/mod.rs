@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::measurement::Kind;
 pub use error::{ConfigError, Problem};
 pub use onion::ServerOf;
-pub use sections::KEYS;
+pub use sections::{KEYS, OWN_PAGES};
 pub use torrc_line::{against_chosen_guards, fault_of_torrc_line, fits_a_torrc};
 
 /// Everything that the configuration file says.
@@ -44,6 +44,8 @@ pub struct Config {
     pub run_as: Option<RunAs>,
     /// The SQLite file. Its folder is perfd's state directory, which holds the payload key too.
     pub store: PathBuf,
+    /// Where the files of finished days are given out.
+    pub collector: Collector,
     /// The log.
     pub log: Log,
     /// The tors to measure through, at least one.
@@ -83,6 +85,13 @@ pub struct RunAs {
     pub user: String,
     /// A group's name or number; the user's own group where absent.
     pub group: Option<String>,
+}
+
+/// The `[collector]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// The path below which finished days are listed, `/` at both ends, of no other page; `None` publishes nothing.
+    pub path: Option<String>,
 }
 
 /// The `[log]` section.
@@ -221,6 +230,8 @@ pub struct Experiment {
     pub onion_tor: Option<String>,
     /// Whether the HTTP request is sent before the SOCKS reply.
     pub optimistic: bool,
+    /// Whether its downloads are in the files of finished days.
+    pub publish: bool,
     /// How many runs a slot has through each tor, one after the other, 1 to 100.
     pub requests: u32,
     /// Which of these share their SOCKS user name, and so their circuits.

@@ -37,6 +37,8 @@ impl fmt::Display for Config {
 
         writeln!(f, "\n[store]\npath = {}", path(&self.store))?;
 
+        writeln!(f, "\n[collector]\npath = {}", string(self.collector.path.as_deref().unwrap_or("")))?;
+
         let file = self.log.file.as_deref().unwrap_or(Path::new(""));
         writeln!(f, "\n[log]\nfile = {}", path(file))?;
         writeln!(f, "format = {}", string(self.log.format.as_str()))?;
@@ -105,7 +107,8 @@ fn experiment(f: &mut fmt::Formatter<'_>, experiment: &Experiment) -> fmt::Resul
     if let Some(tor) = &experiment.onion_tor {
         writeln!(f, "onion_tor = {}", string(tor))?;
     }
-    writeln!(f, "optimistic = {}\nrequests = {}", experiment.optimistic, experiment.requests)?;
+    writeln!(f, "optimistic = {}\npublish = {}", experiment.optimistic, experiment.publish)?;
+    writeln!(f, "requests = {}", experiment.requests)?;
     writeln!(f, "isolation = {}", string(experiment.isolation.as_str()))?;
     writeln!(f, "size = {}", size(experiment.size))?;
     writeln!(f, "every = {}", duration(experiment.every))?;

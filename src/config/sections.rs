@@ -10,7 +10,7 @@ use super::host::fault_of_host;
 use super::quote::quoted;
 use super::tors::tors;
 use super::walk::{Entry, Section};
-use super::{Config, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, folder_of};
+use super::{Collector, Config, Log, LogFormat, LogLevel, PublicAddress, RunAs, Server, folder_of};
 
 /// The whole file; whatever is wrong is in the section's report, and nothing may be made of the result then.
 ///
@@ -23,6 +23,7 @@ pub(super) fn config(top: &Section) -> Option<Config> {
     let run_as = run_as(&top.section("privileges"));
     let store_section = top.section("store");
     let store = store_section.optional("path", PathBuf::from(STORE), store);
+    let collector = collector(&top.section("collector"));
     let log_section = top.section("log");
     let log = log(&log_section);
     if let (Some(store), Some(Log { file: Some(file), .. })) = (&store, &log)
@@ -54,6 +55,7 @@ pub(super) fn config(top: &Section) -> Option<Config> {
         public: public?,
         run_as: run_as?,
         store: store?,
+        collector: collector?,
         log: log?,
         tors: tors?.into_iter().collect::<Option<_>>()?,
         experiments: experiments?.into_iter().collect::<Option<_>>()?,
@@ -67,6 +69,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("public", &["host", "port"]),
     ("privileges", &["user", "group"]),
     ("store", &["path"]),
+    ("collector", &["path"]),
     ("log", &["file", "format", "level", "keep_days"]),
     (
         "tor",
@@ -97,6 +100,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "server",
             "onion_tor",
             "optimistic",
+            "publish",
             "requests",
             "isolation",
             "size",
@@ -110,6 +114,35 @@ pub const KEYS: &[(&str, &[&str])] = &[
 
 /// In bytes: 1 TiB, beyond which a payload is surely a slip of the pen.
 const LARGEST_PAYLOAD: u64 = 1 << 40;
+
+/// Where finished days are listed unless the file says otherwise.
+const COLLECTOR: &str = "/collector/";
+
+/// How the paths of perfd's own pages begin.
+pub const OWN_PAGES: &[&str] = &[
+    "",
+    "annotations",
+    "annotations.json",
+    "circuits.json",
+    "events",
+    "health",
+    "metrics",
+    "openapi.json",
+    "pairs.json",
+    "payload",
+    "results",
+    "results.csv",
+    "results.har",
+    "results.json",
+    "results.ndjson",
+    "results.tpf",
+    "robots.txt",
+    "schema",
+    "stats",
+    "tors",
+    "upload",
+    "urandom",
+];
 
 /// Where measurements are kept unless the file says otherwise.
 const STORE: &str = "/var/lib/perfd/perfd.sqlite";
@@ -242,6 +275,36 @@ pub(super) fn file_path(entry: &Entry, such_as: &str) -> Option<PathBuf> {
     match path(entry, such_as)? {
         "" => entry.wrong(format_args!("\"\" is no path of a file; write one such as {}", quoted(such_as))),
         path => Some(path.into()),
+    }
+}
+
+/// An empty path publishes nothing.
+fn collector(section: &Section) -> Option<Collector> {
+    let path = section.optional("path", Some(COLLECTOR.to_owned()), |entry| {
+        let path = entry.string(COLLECTOR)?;
+        match fault_of_pages(path).filter(|_| !path.is_empty()) {
+            Some(fault) => entry.wrong(format_args!("{} {fault}", quoted(path))),
+            None => Some((!path.is_empty()).then(|| path.to_owned())),
+        }
+    });
+    Some(Collector { path: path? })
+}
+
+/// What is wrong with a path of pages, and what to write; nothing where it is one, and none that perfd's own pages have.
+fn fault_of_pages(path: &str) -> Option<String> {
+    let inner = path.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let right = |part: &str| !part.is_empty() && part.bytes().all(allowed) && !matches!(part, "." | "..");
+    let such_as = quoted(COLLECTOR);
+    match inner {
+        Some(inner) if path.len() <= LONGEST_NAME && inner.split('/').all(right) => {
+            let first = inner.split('/').next().unwrap_or_default();
+            let own = OWN_PAGES.contains(&first);
+            own.then(|| format!("begins like a page of perfd's own; write another, such as {such_as}"))
+        }
+        _ => Some(format!(
+            "is no path; write one of letters, digits, dots, hyphens and underscores with a / at both ends, such as {such_as}"
+        )),
     }
 }
 
