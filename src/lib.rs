@@ -12,6 +12,7 @@ pub mod annotation;
 pub mod circuit;
 pub mod cli;
 pub mod clock;
+pub mod collector;
 pub mod config;
 pub mod export;
 pub mod gate;

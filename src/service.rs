@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, UnixMicros};
+use crate::collector::Publisher;
 use crate::config::{Config, Experiment, ServerOf};
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
@@ -138,6 +139,14 @@ pub async fn run(
         reloading.await;
         Ok(())
     });
+
+    if let Some(publisher) = Publisher::new(&config, store.clone(), Clock::System) {
+        let published = publisher.run(shutdown.clone());
+        parts.spawn(async {
+            published.await;
+            Ok(())
+        });
+    }
 
     for experiment in &config.experiments {
         if let Some(fault) = config.fault_of_experiment(experiment) {

@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod circuits;
+pub mod collector;
 pub mod csv;
 pub mod json;
 pub mod onionperf;

@@ -124,6 +124,14 @@ fn numbered(name: &str, key: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// The same without the revision: a line of a file that never changes again.
+pub fn line_for_ever(row: &ResultRow) -> String {
+    let mut line = line(row);
+    line.truncate(line.rfind(" REVISION=").unwrap_or(line.len()));
+    line.push('\n');
+    line
+}
+
 /// What tor told of the circuit and of the run's stream, under Torperf's names.
 fn put_circuit(line: &mut Line, run: &Measurement, data: &CircuitData) {
     let circuit = data.circuit.as_ref();

@@ -12,6 +12,7 @@ mod error;
 mod follow;
 mod operation;
 mod parts;
+mod published;
 mod query;
 mod reader;
 mod reading;
@@ -42,6 +43,7 @@ pub use error::{OpenError, StoreError, StoreHealth};
 pub use follow::{Event, Events};
 pub use operation::Rederived;
 pub use parts::LONGEST_EVIDENCE;
+pub use published::{AfterResult, Listed, Publishable, PublishedDay, PublishedFile};
 pub use query::{ExperimentSummary, Filter, LastResult, Order, Page, SlotCounts, WINDOW};
 pub use reader::StoreReader;
 pub use reading::{Known, Mark, Reading, Slots, ask_file};
@@ -311,6 +313,11 @@ impl Store {
     /// Forgets the token of this name. Gives whether there was one.
     pub async fn remove_token(&self, name: &str) -> Result<bool, StoreError> {
         self.write_and_count(Operation::RemoveToken { name: name.to_owned() }).await.map(|count| count > 0)
+    }
+
+    /// Stores the files of a finished day, for ever. Whether it did: a day that is closed stays as it is.
+    pub async fn publish(&self, day: PublishedDay) -> Result<bool, StoreError> {
+        self.write_and_count(Operation::Publish(day)).await.map(|days| days > 0)
     }
 
     /// Whether the store can be written, and word of every change.

@@ -6,7 +6,7 @@ use super::error::StoreError;
 use super::rollup::{self, OWN};
 use super::rows::{INSERT_RESULT, SLOT_COLUMNS, result_values, select_slots, slot_row, slot_values};
 use super::total::{Counted, Counts};
-use super::{NewResult, annotations, parts, samples, tors};
+use super::{NewResult, PublishedDay, annotations, parts, published, samples, tors};
 use crate::annotation::{Annotation, NewAnnotation};
 use crate::circuit::{CircuitData, Evidence, LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
@@ -28,6 +28,7 @@ pub(super) enum Operation {
     Annotate(Box<NewAnnotation>),
     AddToken { name: String, hash: String, created: UnixMicros },
     RemoveToken { name: String },
+    Publish(PublishedDay),
 }
 
 /// How a running slot ended.
@@ -86,6 +87,8 @@ pub(super) fn apply(conn: &Connection, operation: &Operation, again: bool) -> Re
         Operation::CompleteRun { id, data, evidence } => complete_run(conn, id, data, evidence, again),
         Operation::RederiveRun { id, data, evidence } => rederive_run(conn, id, data, evidence, again),
         Operation::RecordCircuits(circuits) => Ok(Done::Count(tors::put_circuits(conn, circuits)?)),
+        // A day that an earlier attempt stored after all counts as one that was closed already.
+        Operation::Publish(day) => Ok(Done::Count(published::publish(conn, day)?.into())),
         Operation::RecordTorEvents(events) => Ok(Done::Count(tors::put_events(conn, events)?)),
         Operation::Annotate(new) => annotations::put(conn, new, again).map(|it| Done::Annotated(Box::new(it))),
         Operation::AddToken { name, hash, created } => annotations::add_token(conn, name, hash, *created, again),

@@ -3,6 +3,7 @@
 mod annotations;
 mod attempts;
 mod circuits;
+mod collector;
 mod error;
 mod events;
 mod format;
@@ -152,9 +153,16 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
 /// The server's pages, and an error with a reason for all that is none.
 pub fn router(shared: Shared) -> Router {
     let add = |router: Router<Shared>, (_, path, answers)| router.route(path, answers);
+    // Where the configuration puts it, which is nowhere among the other pages.
+    let collector = match &shared.config.collector.path {
+        Some(path) => {
+            Router::new().route(path, get(collector::listing)).route(&format!("{path}{{file}}"), get(collector::file))
+        }
+        None => Router::new(),
+    };
     routes()
         .into_iter()
-        .fold(Router::new(), add)
+        .fold(collector, add)
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
         .method_not_allowed_fallback(async || {
             let reason = "not by this method; the header Allow says by which";
@@ -186,7 +194,11 @@ fn json(value: &impl Serialize) -> Result<Response<Body>, ApiError> {
 /// slow clients can't make perfd hold more of them than there are places.
 fn json_at(place: Place, value: &impl Serialize) -> Result<Response<Body>, ApiError> {
     let text = json_text(value)?;
-    Ok(of_the_moment(Body::from(Bytes::from_owner(Placed { text, _place: place }))))
+    Ok(of_the_moment(body_at(place, text)))
+}
+
+fn body_at(place: Place, text: String) -> Body {
+    Body::from(Bytes::from_owner(Placed { text, _place: place }))
 }
 
 /// A text that has a place. The two go together: hyper is done with a body as soon as it has queued its bytes, and
@@ -228,4 +240,18 @@ async fn common_headers<B>(mut response: Response<B>) -> Response<B> {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OWN_PAGES;
+
+    #[test]
+    fn no_page_can_be_hidden_by_the_path_of_the_collector() {
+        for (_, path, _) in routes() {
+            let first = path.split('/').nth(1).unwrap();
+            assert!(OWN_PAGES.contains(&first), "{first} is missing in OWN_PAGES");
+        }
+    }
 }
