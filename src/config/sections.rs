@@ -122,7 +122,9 @@ const COLLECTOR: &str = "/collector/";
 pub const OWN_PAGES: &[&str] = &[
     "",
     "annotations",
+    "annotations.csv",
     "annotations.json",
+    "annotations.ndjson",
     "circuits.json",
     "events",
     "health",
