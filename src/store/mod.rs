@@ -188,6 +188,7 @@ impl Store {
             health: health_sender,
             commits: Arc::clone(&commits),
             revision: revision_sender,
+            checkpointed: 0,
         };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run()).map_err(other)?;
         let thread = Mutex::new(Some(thread));

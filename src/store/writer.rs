@@ -3,13 +3,19 @@
 //! It owns the one writing connection. Whatever waits goes into one transaction, and a caller hears
 //! of its request only after the commit. While the store can't be written, the batch is kept and
 //! tried again with a growing pause; callers wait, and the bounded queue makes further ones wait.
+//!
+//! What is committed goes on from the write-ahead log into the file after the callers have been told, since that
+//! waits for the disk twice.
 
+use std::cell::Cell;
+use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StoreOptions;
@@ -18,6 +24,18 @@ use super::error::{StoreError, StoreHealth};
 use super::operation::{Done, Fault, Operation, apply};
 use super::query::latest_revision;
 use crate::clock::UnixMicros;
+
+/// How many pages (of 4 KiB) are added to the write-ahead log before it goes into the file.
+const LOG_PAGES: c_int = 1000;
+
+/// How long the writer waits before it asks again for a lock that another process holds. One that imports leaves it
+/// free for moments, which SQLite's own pauses, up to 100 ms, would miss.
+const LOCK_PAUSE: Duration = Duration::from_micros(200);
+
+thread_local! {
+    /// How many pages there were in the write-ahead log after the last commit of this thread.
+    static LOGGED: Cell<c_int> = const { Cell::new(0) };
+}
 
 /// What the writer is sent.
 #[derive(Debug)]
@@ -107,11 +125,16 @@ pub(super) struct Writer {
     pub commits: Arc<AtomicU64>,
     /// The highest revision committed, as far as this writer knows.
     pub revision: watch::Sender<i64>,
+    /// How many pages of the log had gone into the file when they did last.
+    pub checkpointed: c_int,
 }
 
 impl Writer {
     /// Writes until the end is requested and nothing waits any more, or its deadline has passed.
     pub(super) fn run(mut self) -> Result<(), StoreError> {
+        if let Some(conn) = &self.conn {
+            conn.wal_hook(Some(note_logged));
+        }
         while let Some(message) = self.next() {
             if let Err(error) = self.write(message) {
                 self.receiver.close();
@@ -169,6 +192,7 @@ impl Writer {
                         // A caller that has gone does not want to know.
                         let _ = job.done.send(result);
                     }
+                    self.checkpoint();
                     return Ok(());
                 }
                 Err(error) => error,
@@ -210,36 +234,38 @@ impl Writer {
     fn transact(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Done, StoreError>>> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            closed => closed.insert(open_for_writing(&self.path, false, self.options.busy_timeout)?),
+            closed => {
+                let conn = open_for_writing(&self.path, false, self.options.busy_timeout)?;
+                conn.wal_hook(Some(note_logged));
+                closed.insert(conn)
+            }
         };
         #[cfg(test)]
         if let Some(hook) = &self.options.before_transaction {
             hook(conn);
         }
-        let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if batch.is_empty() {
-            transaction.execute("UPDATE counter SET value = value", [])?;
+        begin(conn, self.options.busy_timeout)?;
+        let outcome = carry_out(conn, batch).and_then(|results| {
+            let revision = latest_revision(conn)?;
+            conn.execute_batch("COMMIT")?;
+            self.revision.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+            Ok(results)
+        });
+        if outcome.is_err() && !conn.is_autocommit() {
+            // Where this fails, the connection is closed for it.
+            let _ = conn.execute_batch("ROLLBACK");
         }
-        let mut results = Vec::with_capacity(batch.len());
-        for job in batch {
-            // In a savepoint of its own, a request that breaks a rule leaves the others' untouched.
-            let savepoint = transaction.savepoint()?;
-            match apply(&savepoint, &job.operation, job.tried) {
-                Ok(done) => {
-                    savepoint.commit()?;
-                    results.push(Ok(done));
-                }
-                Err(Fault::Request(error)) => {
-                    savepoint.finish()?;
-                    results.push(Err(error));
-                }
-                Err(Fault::Store(error)) => return Err(error),
-            }
-        }
-        let revision = latest_revision(&transaction)?;
-        transaction.commit()?;
-        self.revision.send_if_modified(|known| std::mem::replace(known, revision) != revision);
-        Ok(results)
+        outcome
+    }
+
+    /// Puts the log into the file if it has grown enough. What fails now is done the next time.
+    fn checkpoint(&mut self) {
+        let logged = LOGGED.get();
+        // The log began anew if it is shorter.
+        let done = if logged < self.checkpointed { 0 } else { self.checkpointed };
+        let Some(conn) = self.conn.as_ref().filter(|_| logged - done >= LOG_PAGES) else { return };
+        let _ = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        self.checkpointed = logged;
     }
 
     fn turn_red(&self, error: &str) {
@@ -267,6 +293,54 @@ impl Writer {
             was_red
         });
     }
+}
+
+/// Begins a transaction that writes, within this time.
+fn begin(conn: &Connection, within: Duration) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    conn.busy_timeout(Duration::ZERO)?;
+    let outcome = loop {
+        match conn.execute_batch("BEGIN IMMEDIATE") {
+            Err(error) if is_locked(&error) && begun.elapsed() < within => std::thread::sleep(LOCK_PAUSE),
+            outcome => break outcome,
+        }
+    };
+    conn.busy_timeout(within)?;
+    outcome
+}
+
+fn is_locked(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// Each request of the batch, within a transaction; an error is the store's.
+fn carry_out(conn: &mut Connection, batch: &[Job]) -> rusqlite::Result<Vec<Result<Done, StoreError>>> {
+    if batch.is_empty() {
+        conn.execute("UPDATE counter SET value = value", [])?;
+    }
+    let mut results = Vec::with_capacity(batch.len());
+    for job in batch {
+        // In a savepoint of its own, a request that breaks a rule leaves the others' untouched.
+        let savepoint = conn.savepoint()?;
+        match apply(&savepoint, &job.operation, job.tried) {
+            Ok(done) => {
+                savepoint.commit()?;
+                results.push(Ok(done));
+            }
+            Err(Fault::Request(error)) => {
+                savepoint.finish()?;
+                results.push(Err(error));
+            }
+            Err(Fault::Store(error)) => return Err(error),
+        }
+    }
+    Ok(results)
+}
+
+/// Called by SQLite after each commit, in place of its own putting the log into the file.
+fn note_logged(_: &Wal, pages: c_int) -> rusqlite::Result<()> {
+    LOGGED.set(pages);
+    Ok(())
 }
 
 fn answer(message: Message, error: &StoreError) {
