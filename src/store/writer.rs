@@ -320,6 +320,11 @@ fn carry_out(conn: &mut Connection, batch: &[Job]) -> rusqlite::Result<Vec<Resul
     }
     let mut results = Vec::with_capacity(batch.len());
     for job in batch {
+        // As it waited for the lock, its caller may have gone.
+        if job.taken_back() {
+            results.push(Ok(Done::Nothing));
+            continue;
+        }
         // In a savepoint of its own, a request that breaks a rule leaves the others' untouched.
         let savepoint = conn.savepoint()?;
         match apply(&savepoint, &job.operation, job.tried) {
