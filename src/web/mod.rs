@@ -10,6 +10,7 @@ mod format;
 mod health;
 mod look;
 mod metrics;
+mod openapi;
 mod payload;
 mod places;
 mod query;
@@ -84,6 +85,7 @@ pub struct All {
     listeners: Places,
     summaries: Looks<Summaries>,
     tally: Looks<Arc<Tally>>,
+    openapi: String,
     started: UnixMicros,
     attempts: Attempts,
 }
@@ -98,6 +100,7 @@ impl Shared {
             listeners: Places::new(events::LISTENERS, events::LISTENERS_SHARE),
             summaries: Looks::default(),
             tally: Looks::default(),
+            openapi: openapi::description(parts.config.server.max_payload),
             started: UnixMicros::now(),
             attempts: Attempts::default(),
             parts,
@@ -146,6 +149,7 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::GET, "/schema/result.json", get(results::schema)),
         (Method::GET, "/circuits.json", get(circuits::circuits)),
         (Method::GET, "/pairs.json", get(circuits::pairs)),
+        (Method::GET, "/openapi.json", get(openapi::openapi)),
         (Method::GET, "/robots.txt", get(start_page::robots)),
     ]
 }

@@ -110,7 +110,8 @@ fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
              <code>/results/ID.txt</code> draws it; <code>/pairs.json?experiment=NAME</code> compares its tors",
         ),
         ("/circuits.json", "circuits that failed, or that no run used"),
-        ("/health", "the state of this server as JSON"),
+        ("/openapi.json", "all of this for programs (OpenAPI 3.1)"),
+        ("/health", "the state of this server as JSON; <code>/metrics</code> for Prometheus"),
         ("/tors", "the state of its tors, their guards and circuits as JSON"),
         ("/payload/51200", "so many random bytes, up to this server's limit"),
     ] {

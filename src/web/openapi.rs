@@ -1,0 +1,152 @@
+//! `GET /openapi.json`: the description of every route, OpenAPI 3.1.
+//!
+//! `openapi.json` beside this file is it, but for what stands elsewhere: the version, the schema of a result, and what
+//! this server grants.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Response;
+use serde_json::{Map, Value, json};
+
+use super::{Shared, of_the_moment};
+use crate::export::json::SCHEMA;
+use crate::version;
+
+const DESCRIPTION: &str = include_str!("openapi.json");
+
+/// Answers `GET /openapi.json`.
+pub async fn openapi(State(shared): State<Shared>) -> Response<Body> {
+    of_the_moment(Body::from(shared.openapi.clone()))
+}
+
+/// The description of a server that grants payloads of up to so many bytes.
+pub fn description(largest_payload: u64) -> String {
+    let mut whole: Value = serde_json::from_str(DESCRIPTION).expect("openapi.json is JSON");
+    whole["info"]["version"] = version::VERSION.into();
+    let mut result: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    refer(&mut result);
+    let schemas = &mut whole["components"]["schemas"];
+    let with_more = extended(result.clone(), &schemas["OneResult"]);
+    schemas["OneResult"] = with_more;
+    schemas["Result"] = result;
+    for (path, method) in [("/payload/{bytes}", "get"), ("/urandom/{bytes}", "get"), ("/upload/{bytes}", "post")] {
+        whole["paths"][path][method]["parameters"][0]["schema"]["maximum"] = json!(largest_payload);
+    }
+    format!("{whole:#}\n")
+}
+
+/// The schema with further properties.
+fn extended(mut schema: Value, more: &Value) -> Value {
+    let none = Map::new();
+    for (name, property) in more["properties"].as_object().unwrap_or(&none) {
+        schema["properties"][name] = property.clone();
+    }
+    if let (Some(required), Some(more)) = (schema["required"].as_array_mut(), more["required"].as_array()) {
+        required.extend(more.iter().cloned());
+    }
+    schema
+}
+
+/// Within the description, the schema of a result stands elsewhere than alone.
+fn refer(schema: &mut Value) {
+    match schema {
+        Value::Object(entries) => {
+            // Which dialect it is says the description.
+            entries.remove("$schema");
+            for (name, value) in entries.iter_mut() {
+                match value {
+                    Value::String(to) if name == "$ref" => *to = to.replacen('#', "#/components/schemas/Result", 1),
+                    value => refer(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(refer),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::measurement::{Kind, ServerKind};
+    use crate::slot::SlotState;
+
+    fn described() -> Value {
+        serde_json::from_str(&description(1 << 20)).unwrap()
+    }
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let whole = described();
+        let described: BTreeSet<(String, String)> = whole["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, methods)| {
+                methods.as_object().unwrap().keys().map(|method| (path.clone(), method.to_uppercase()))
+            })
+            .collect();
+        let there: BTreeSet<_> =
+            super::super::routes().iter().map(|(method, path, _)| ((*path).to_owned(), method.to_string())).collect();
+        assert_eq!(described, there, "describe it in src/web/openapi.json");
+    }
+
+    #[test]
+    fn what_is_referred_to_is_there() {
+        let whole = described();
+        let mut references = BTreeSet::new();
+        collect(&whole, &mut references);
+        assert!(references.len() > 40, "{references:?}");
+        for reference in &references {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(whole.pointer(pointer).is_some(), "{reference}");
+        }
+        for kind in ["parameters", "responses", "schemas"] {
+            for name in whole["components"][kind].as_object().unwrap().keys() {
+                let reference = format!("#/components/{kind}/{name}");
+                assert!(references.iter().any(|used| used.starts_with(&reference)), "{reference} is of no use");
+            }
+        }
+    }
+
+    fn collect(value: &Value, references: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(entries) => {
+                for (name, value) in entries {
+                    match value {
+                        Value::String(to) if name == "$ref" => drop(references.insert(to.clone())),
+                        value => collect(value, references),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| collect(item, references)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_and_says_what_it_is() {
+        let whole = described();
+        let mut names = BTreeSet::new();
+        for (path, methods) in whole["paths"].as_object().unwrap() {
+            for operation in methods.as_object().unwrap().values() {
+                assert!(names.insert(operation["operationId"].as_str().unwrap()), "{path}");
+                assert!(!operation["summary"].as_str().unwrap().is_empty(), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_those_of_the_program() {
+        let whole = described();
+        let words = |at: &str| whole.pointer(at).and_then(Value::as_array).unwrap_or_else(|| panic!("{at}")).clone();
+        assert_eq!(words("/components/parameters/kind/schema/enum"), Kind::ALL.map(|(_, word)| json!(word)));
+        assert_eq!(words("/components/parameters/server/schema/enum"), ServerKind::ALL.map(|(_, word)| json!(word)));
+        let states = words("/components/schemas/Slot/properties/state/enum");
+        assert_eq!(states, SlotState::ALL.map(|(_, word)| json!(word)));
+        assert_eq!(whole.pointer("/paths/~1payload~1{bytes}/get/parameters/0/schema/maximum"), Some(&json!(1 << 20)));
+        assert!(whole.pointer("/components/schemas/OneResult/properties/run_id").is_some());
+    }
+}
