@@ -11,7 +11,8 @@ use perfd::config::Config;
 use serde_json::Value;
 use web::{Server, Service, add, config, fill, http_server, incomplete, new_result, perfd, socks_relay};
 
-const COMMANDS: [&str; 8] = ["run", "once", "check", "results", "tor", "rederive", "testnet", "completions"];
+const COMMANDS: [&str; 9] =
+    ["run", "once", "check", "results", "tor", "rederive", "validate", "testnet", "completions"];
 
 fn perfd_with(args: &[&str]) -> Output {
     perfd().args(args).output().unwrap()

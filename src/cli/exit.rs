@@ -8,6 +8,10 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The private network is not, or not wholly, up (testnet status).
 pub const NOT_UP: u8 = 3;
+/// A file departs from its format (EX_DATAERR).
+pub const DATA: u8 = 65;
+/// A file that was named can't be opened (EX_NOINPUT).
+pub const NO_INPUT: u8 = 66;
 /// A service that should answer does not.
 pub const UNAVAILABLE: u8 = 69;
 /// An address can't be listened on.
@@ -28,6 +32,8 @@ pub const HELP: &str = "Exit codes:
   1   failed, the run is not complete, or there is no such run or tor
   2   the arguments can't be understood
   3   the private network is not up (testnet status)
+  65  a file departs from its format (validate)
+  66  a file can't be opened (validate)
   69  the service asked does not answer
   71  an address can't be listened on
   74  the store, the payload key or the log can't be opened

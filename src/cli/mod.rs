@@ -11,6 +11,7 @@ mod results;
 mod run;
 mod testnet;
 mod tor;
+mod validate;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -42,6 +43,7 @@ enum Command {
     Results(Box<results::ResultsArgs>),
     Tor(tor::TorArgs),
     Rederive(rederive::RederiveArgs),
+    Validate(validate::ValidateArgs),
     /// A private Tor network on loopback, for demos, tests and development
     Testnet(testnet::TestnetArgs),
     /// Print a completion script for a shell
@@ -64,6 +66,7 @@ impl Cli {
             Command::Results(args) => results::run(*args).map(|()| exit::OK),
             Command::Tor(args) => tor::run(args).map(|()| exit::OK),
             Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
+            Command::Validate(args) => validate::run(args),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 // Not straight to stdout: clap panics if nobody reads on.

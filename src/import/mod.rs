@@ -3,6 +3,7 @@
 //! A file that breaks a rule of its format says so with the place and the [`Rule`]; what is read is never guessed.
 
 mod lines;
+pub mod naming;
 pub mod onionperf;
 mod open;
 mod outcome;

@@ -69,6 +69,7 @@ pub struct Input<'a> {
 /// needed; a JSON document is in memory as a whole.
 pub struct Runs<'a> {
     format: Format,
+    packed: bool,
     reader: Reader<'a>,
 }
 
@@ -84,7 +85,7 @@ enum Reader<'a> {
 /// If it is of no known format, can't be read, is a `.data` file of which source or size are not known, is an
 /// `.extradata` file, or is a JSON document that is broken or too large.
 pub fn open(input: Input<'_>) -> Result<Runs<'_>, Violation> {
-    let (bytes, begin) = unpacked(input.bytes)?;
+    let (bytes, packed, begin) = unpacked(input.bytes)?;
     let Some(format) = Format::of(input.name, &begin) else {
         let known = "known are Torperf's key=value (.tpf), .data and OnionPerf's analysis JSON, also packed by xz";
         return Err(of_file(Rule::Format, format!("it is of no known format; {known}")));
@@ -112,20 +113,22 @@ pub fn open(input: Input<'_>) -> Result<Runs<'_>, Violation> {
             Reader::Data(torperf_data::Reader::new(About { source, size }, bytes, extra))
         }
     };
-    Ok(Runs { format, reader })
+    Ok(Runs { format, packed, reader })
 }
 
-/// A file's bytes, unpacked if they are packed by xz, and the first of them. Unpacking takes bounded memory.
+/// A file's bytes, unpacked if they are packed by xz; whether they were; and the first of them. Unpacking takes bounded
+/// memory.
 ///
 /// # Errors
 /// If it can't be read.
-pub fn unpacked(bytes: Bytes<'_>) -> Result<(Bytes<'_>, Vec<u8>), Violation> {
+pub fn unpacked(bytes: Bytes<'_>) -> Result<(Bytes<'_>, bool, Vec<u8>), Violation> {
     let (bytes, begin) = peeked(bytes)?;
     if !begin.starts_with(XZ_MAGIC) {
-        return Ok((bytes, begin));
+        return Ok((bytes, false, begin));
     }
     let decoder = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED).map_err(unreadable)?;
-    peeked(Box::new(BufReader::with_capacity(1 << 16, XzDecoder::new_stream(bytes, decoder))))
+    let (bytes, begin) = peeked(Box::new(BufReader::with_capacity(1 << 16, XzDecoder::new_stream(bytes, decoder))))?;
+    Ok((bytes, true, begin))
 }
 
 /// The same bytes, and the first of them.
@@ -147,6 +150,19 @@ impl Runs<'_> {
     /// The file's format.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Whether it is packed by xz.
+    pub fn is_packed(&self) -> bool {
+        self.packed
+    }
+
+    /// What OnionPerf's own plots lack in the run that came last, though its readers take it: no violations.
+    pub fn take_warnings(&mut self) -> Vec<Violation> {
+        match &mut self.reader {
+            Reader::OnionPerf(document) => document.take_warnings(),
+            Reader::Torperf(_) | Reader::Data(_) => Vec::new(),
+        }
     }
 
     /// Where the run stands that came last.
@@ -174,5 +190,98 @@ impl Iterator for Runs<'_> {
 impl fmt::Debug for Runs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runs").field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use liblzma::write::XzEncoder;
+
+    use super::*;
+
+    const RECORDED: &str = include_str!("../../tests/recorded/onionperf-3.1.analysis.json");
+    const LINE: &str = "SOURCE=s FILESIZE=1 START=1.5 SOCKET=1.5 CONNECT=0.0 NEGOTIATE=0.0 REQUEST=0.0 RESPONSE=0.0 \
+        DATAREQUEST=0.0 DATARESPONSE=0.0 DATACOMPLETE=0.0 WRITEBYTES=0 READBYTES=0\n";
+
+    fn input<'a>(name: &'a str, bytes: &'a [u8]) -> Input<'a> {
+        Input { name, bytes: Box::new(bytes), extra: None, source: None, size: None }
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = XzEncoder::new(Vec::new(), 6);
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn rule(name: &str, bytes: &[u8]) -> Option<Rule> {
+        match open(input(name, bytes)) {
+            Ok(mut runs) => runs.find_map(Result::err).map(|violation| violation.rule),
+            Err(violation) => Some(violation.rule),
+        }
+    }
+
+    #[test]
+    fn every_format_is_known_by_what_is_in_it_or_by_its_name() {
+        let data = "1 0".to_owned() + &" 0".repeat(19) + "\n";
+        let torperf = format!("@type torperf 1.1\n{LINE}");
+        for (name, bytes, format, count) in [
+            ("x", torperf.as_bytes(), Format::Torperf, 1),
+            ("x.tpf", torperf.as_bytes(), Format::Torperf, 1),
+            ("50kb-s.data", data.as_bytes(), Format::Data, 1),
+            ("50kb-s.data", b"", Format::Data, 0),
+            ("x", RECORDED.as_bytes(), Format::OnionPerf, 2),
+        ] {
+            for (packing, bytes) in [(false, bytes.to_vec()), (true, packed(bytes))] {
+                let runs = open(input(name, &bytes)).unwrap();
+                assert_eq!((runs.format(), runs.is_packed()), (format, packing), "{name}");
+                let read: Result<Vec<_>, _> = runs.collect();
+                assert_eq!(read.map(|runs| runs.len()), Ok(count), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_said() {
+        let line = LINE.as_bytes();
+        let whole = packed(RECORDED.as_bytes());
+        for (name, bytes, expected) in [
+            ("x", &b"hello\n"[..], Rule::Format),
+            ("x", b"", Rule::Format),
+            ("50kb.extradata", b"", Rule::Format),
+            ("50kb.data", b"", Rule::NoSource),
+            ("siv.data", b"", Rule::NoSize),
+            ("x.tpf", line, Rule::NoAnnotation),
+            ("x.tpf", b"", Rule::NoAnnotation),
+            ("x.json", b"", Rule::Json),
+            ("x.json.xz", &whole[..whole.len() / 2], Rule::Unreadable),
+            ("x.json.xz", &[&whole[..200], b"spoilt", &whole[206..]].concat(), Rule::Unreadable),
+        ] {
+            assert_eq!(rule(name, bytes), Some(expected), "{name}");
+        }
+    }
+
+    /// What a few bytes unpack to is taken piece by piece, and a line that does not end is refused.
+    #[test]
+    fn a_bomb_is_refused() {
+        let mut encoder = XzEncoder::new(Vec::new(), 0);
+        let piece = vec![b' '; 1 << 20];
+        encoder.write_all(b"@type torperf 1.1\n").unwrap();
+        (0..8).for_each(|_| encoder.write_all(&piece).unwrap());
+        let bomb = encoder.finish().unwrap();
+        assert!(bomb.len() < 20_000);
+        assert_eq!(rule("x.tpf.xz", &bomb), Some(Rule::LongLine));
+        assert_eq!(rule("x.tpf.xz", &[&b"\xfd7zXZ\0"[..], &[0; 40]].concat()), Some(Rule::Unreadable));
+    }
+
+    #[test]
+    fn extradata_beside_data_is_read_with_it() {
+        let data = "1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 2 0 7 60000 0\n";
+        let extra: Bytes<'_> = Box::new(&b"CIRC_ID=4 USED_AT=2.1\n"[..]);
+        let source = Some("given".to_owned());
+        let runs = open(Input { extra: Some(extra), source, ..input("50kb-s.data", data.as_bytes()) }).unwrap();
+        let run = runs.map(Result::unwrap).next().unwrap();
+        assert_eq!((&*run.source, run.size, run.extra[0].1.as_str()), ("given", 51_200, "4"));
     }
 }
