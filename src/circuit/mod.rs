@@ -11,6 +11,7 @@ mod brief;
 mod derive;
 pub mod event;
 pub mod evidence;
+pub mod imported;
 pub mod records;
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::store::SHORTEST_PREFIX;
 const TABLE_ROWS: usize = 20;
 
 /// What goes with many results alone.
-const FILTERS: [&str; 12] = [
+const FILTERS: [&str; 13] = [
     "source",
     "experiment",
     "tor",
@@ -30,6 +30,7 @@ const FILTERS: [&str; 12] = [
     "since",
     "until",
     "tag",
+    "imported",
     "limit",
     "order",
 ];
@@ -77,6 +78,9 @@ pub struct ResultsArgs {
     /// Only those started before this time
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    /// Only imported ones, or only those that this perfd measured
+    #[arg(long, value_parser = ["yes", "no"])]
+    imported: Option<String>,
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -213,6 +217,7 @@ fn filters(args: &ResultsArgs) -> Vec<(&'static str, String)> {
         ("since", &args.since),
         ("until", &args.until),
         ("tag", &args.tag),
+        ("imported", &args.imported),
     ];
     filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
 }

@@ -2,6 +2,7 @@
 //!
 //! A file that breaks a rule of its format says so with the place and the [`Rule`]; what is read is never guessed.
 
+mod endpoint;
 mod lines;
 pub mod naming;
 pub mod onionperf;
@@ -12,6 +13,7 @@ mod text;
 pub mod torperf;
 pub mod torperf_data;
 
+pub use endpoint::Endpoint;
 pub use open::{Bytes, Format, Input, Runs, open, unpacked};
 pub use rule::{Rule, Site, Violation};
 

@@ -1,14 +1,15 @@
 //! Opening the file, and saying well what is wrong with it.
 
+use std::cell::Cell;
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess, geteuid};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
 
 use super::error::OpenError;
@@ -53,6 +54,57 @@ pub(super) fn open_for_writing(path: &Path, create: bool, busy_timeout: Duration
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(conn)
 }
+
+thread_local! {
+    /// Pages of the write-ahead log after this thread's last commit.
+    static LOG_PAGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Lets [`log_pages`] be known of this connection, in place of SQLite's own checkpoints, which fall on the commit that
+/// finds the log long.
+pub(super) fn watch_log(conn: &Connection) {
+    conn.wal_hook(Some(|_, pages| {
+        LOG_PAGES.set(u64::try_from(pages).unwrap_or(0));
+        Ok(())
+    }));
+}
+
+/// How many pages the write-ahead log had after the last commit of a connection of this thread's that is watched.
+pub(super) fn log_pages() -> u64 {
+    LOG_PAGES.get()
+}
+
+/// Puts as much of the write-ahead log into the store's file as can be without waiting for anybody. Gives how many
+/// pages the log has, and how many of them are in the file now.
+pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let pages = |pages: i64| u64::try_from(pages).unwrap_or(0);
+    let done = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((pages(row.get(1)?), pages(row.get(2)?))));
+    LOG_PAGES.set(0);
+    done
+}
+
+/// Begins a transaction that writes, if need be after others have ended theirs, within this time.
+pub(super) fn begin(conn: &Connection, patience: Duration) -> rusqlite::Result<Transaction<'_>> {
+    conn.busy_timeout(Duration::ZERO)?;
+    let begun = Instant::now();
+    loop {
+        let error = match Transaction::new_unchecked(conn, TransactionBehavior::Immediate) {
+            Ok(transaction) => return Ok(transaction),
+            Err(error) => error,
+        };
+        let waited = begun.elapsed();
+        if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) || waited >= patience {
+            return Err(error);
+        }
+        let pause = if waited < FINE { FINE_PAUSE } else { COARSE_PAUSE };
+        std::thread::sleep(pause.min(patience - waited));
+    }
+}
+
+/// So long a lock is tried for often.
+const FINE: Duration = Duration::from_millis(20);
+const FINE_PAUSE: Duration = Duration::from_micros(200);
+const COARSE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Opens the file for reading only.
 pub(super) fn open_for_reading(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {

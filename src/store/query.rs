@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 use serde::Serialize;
 
 use super::rows::{result_row, select_results, select_slots, slot_row};
-use super::{annotations, parts};
+use super::{annotations, imported, parts};
 use crate::clock::UnixMicros;
 use crate::measurement::{Kind, ResultRow, ServerKind};
 use crate::slot::{SlotRow, SlotState};
@@ -36,6 +36,8 @@ pub struct Filter {
     pub until: Option<UnixMicros>,
     /// A note that touches the run has this tag.
     pub tag: Option<String>,
+    /// Imported ones alone, or perfd's own alone.
+    pub imported: Option<bool>,
 }
 
 /// In which order pages are read.
@@ -93,8 +95,8 @@ pub struct SlotCounts {
     pub missed: u64,
 }
 
-/// Results by revision. A filter that restricts the time is answered by the index if it leaves few
-/// candidates; otherwise a window of revisions is looked through.
+/// Results by revision, perfd's own and those of imports that are on. A filter that restricts the time is answered by
+/// the indexes if they leave few candidates; otherwise a window of revisions is looked through.
 pub(super) fn results_page(
     conn: &Connection,
     filter: &Filter,
@@ -115,15 +117,63 @@ pub(super) fn results_page(
         Order::Oldest => (after.saturating_add(1), i64::MAX),
         Order::Newest => (i64::MIN, after.saturating_sub(1)),
     };
-    if few_candidates(&snapshot, filter, window)? {
-        let (rows, next) = select(&snapshot, filter, index_of(filter), (low, high), order, max_rows)?;
+    let tables = Tables {
+        own: filter.imported != Some(true),
+        imported: filter.imported != Some(false) && imported::any(&snapshot)?,
+    };
+    // One more than asked for shows whether there are more.
+    let most = max_rows + 1;
+    if tables.few_candidates(&snapshot, filter, window)? {
+        let mut rows = Vec::new();
+        if tables.own {
+            rows = select(&snapshot, filter, index_of(filter), (low, high), order, most)?;
+        }
+        if tables.imported {
+            rows.extend(imported::select_by_start(&snapshot, filter, (low, high), order, most)?);
+        }
+        let (rows, next) = cut(&snapshot, rows, order, max_rows)?;
         return Ok(Page { rows, next, latest });
     }
-    let Some((low, high, beyond)) = first_window(&snapshot, (low, high), order, window)? else {
+    let Some((low, high, beyond)) = tables.first_window(&snapshot, (low, high), order, window)? else {
         return Ok(Page { rows: Vec::new(), next: None, latest });
     };
-    let (rows, next) = select(&snapshot, filter, "NOT INDEXED", (low, high), order, max_rows)?;
+    let mut rows = Vec::new();
+    if tables.own {
+        rows = select(&snapshot, filter, "NOT INDEXED", (low, high), order, most)?;
+    }
+    if tables.imported {
+        rows.extend(imported::select(&snapshot, filter, (low, high), order, most)?);
+    }
+    let (rows, next) = cut(&snapshot, rows, order, max_rows)?;
     Ok(Page { rows, next: next.or(beyond), latest })
+}
+
+/// Which tables have rows that a filter may let through.
+#[derive(Clone, Copy, Debug)]
+struct Tables {
+    own: bool,
+    imported: bool,
+}
+
+/// The first rows in this order, with what tor told of them, and the revision to continue after if there are more.
+fn cut(
+    conn: &Connection,
+    mut rows: Vec<ResultRow>,
+    order: Order,
+    max_rows: usize,
+) -> Result<(Vec<ResultRow>, Option<i64>)> {
+    match order {
+        Order::Oldest => rows.sort_by_key(|row| row.revision),
+        Order::Newest => rows.sort_by_key(|row| std::cmp::Reverse(row.revision)),
+    }
+    let more = rows.len() > max_rows;
+    rows.truncate(max_rows);
+    let next = rows.last().filter(|_| more).map(|row| row.revision);
+    // One look into an index for each row that is given, where a join would look for every candidate.
+    for row in rows.iter_mut().filter(|row| row.imported.is_none()) {
+        row.circuit = parts::circuit(conn, &row.measurement.id)?;
+    }
+    Ok((rows, next))
 }
 
 /// The index that finds what `filter` lets through by START.
@@ -131,11 +181,49 @@ fn index_of(filter: &Filter) -> &'static str {
     if filter.experiment.is_some() { "INDEXED BY result_experiment_start" } else { "INDEXED BY result_start" }
 }
 
-/// Whether the index alone leaves no more rows than a window would hold.
-fn few_candidates(conn: &Connection, filter: &Filter, window: i64) -> Result<bool> {
-    if filter.experiment.is_none() && filter.since.is_none() && filter.until.is_none() {
-        return Ok(false);
+impl Tables {
+    /// Whether the indexes alone leave no more rows than a window would hold.
+    fn few_candidates(self, conn: &Connection, filter: &Filter, window: i64) -> Result<bool> {
+        if filter.experiment.is_none() && filter.since.is_none() && filter.until.is_none() {
+            return Ok(false);
+        }
+        Ok((!self.own || few_candidates(conn, filter, window)?)
+            && (!self.imported || imported::few_candidates(conn, filter, window)?))
     }
+
+    /// The first `window` revisions within the range, and where to continue after them, if anything lies
+    /// beyond. `None` if nothing lies in the range.
+    fn first_window(
+        self,
+        conn: &Connection,
+        (low, high): (i64, i64),
+        order: Order,
+        window: i64,
+    ) -> Result<Option<(i64, i64, Option<i64>)>> {
+        let first = |low: i64, high: i64| -> Result<Option<i64>> {
+            let own = if self.own { first_revision(conn, (low, high), order)? } else { None };
+            let other = if self.imported { imported::first_revision(conn, (low, high), order)? } else { None };
+            Ok(match order {
+                Order::Oldest => own.into_iter().chain(other).min(),
+                Order::Newest => own.max(other),
+            })
+        };
+        let Some(begin) = first(low, high)? else { return Ok(None) };
+        Ok(Some(match order {
+            Order::Oldest => {
+                let end = begin.saturating_add(window - 1);
+                (begin, end, first(end.saturating_add(1), i64::MAX)?.map(|_| end))
+            }
+            Order::Newest => {
+                let end = begin.saturating_sub(window - 1);
+                (end, begin, first(i64::MIN, end.saturating_sub(1))?.map(|_| end))
+            }
+        }))
+    }
+}
+
+/// Whether the index alone leaves no more of perfd's own rows than a window would hold.
+fn few_candidates(conn: &Connection, filter: &Filter, window: i64) -> Result<bool> {
     let (since, until) = start_range(filter);
     let experiment = filter.experiment.as_ref().map_or("", |_| "experiment = :experiment AND");
     let sql = format!(
@@ -153,44 +241,25 @@ fn few_candidates(conn: &Connection, filter: &Filter, window: i64) -> Result<boo
     Ok(count < window)
 }
 
-/// The first `window` revisions within the range, and where to continue after them, if anything lies
-/// beyond. `None` if nothing lies in the range.
-fn first_window(
-    conn: &Connection,
-    (low, high): (i64, i64),
-    order: Order,
-    window: i64,
-) -> Result<Option<(i64, i64, Option<i64>)>> {
-    let first = |low: i64, high: i64| -> Result<Option<i64>> {
-        let aggregate = match order {
-            Order::Oldest => "min",
-            Order::Newest => "max",
-        };
-        let sql = format!("SELECT {aggregate}(revision) FROM result WHERE revision BETWEEN ?1 AND ?2");
-        conn.prepare_cached(&sql)?.query_row([low, high], |row| row.get(0))
+/// The lowest or the highest revision of perfd's own rows within the range.
+fn first_revision(conn: &Connection, (low, high): (i64, i64), order: Order) -> Result<Option<i64>> {
+    let aggregate = match order {
+        Order::Oldest => "min",
+        Order::Newest => "max",
     };
-    let Some(begin) = first(low, high)? else { return Ok(None) };
-    Ok(Some(match order {
-        Order::Oldest => {
-            let end = begin.saturating_add(window - 1);
-            (begin, end, first(end.saturating_add(1), i64::MAX)?.map(|_| end))
-        }
-        Order::Newest => {
-            let end = begin.saturating_sub(window - 1);
-            (end, begin, first(i64::MIN, end.saturating_sub(1))?.map(|_| end))
-        }
-    }))
+    let sql = format!("SELECT {aggregate}(revision) FROM result WHERE revision BETWEEN ?1 AND ?2");
+    conn.prepare_cached(&sql)?.query_row([low, high], |row| row.get(0))
 }
 
-/// The rows that `filter` lets through, and the revision to continue after if `max_rows` cut them off.
+/// Perfd's own rows that `filter` lets through, at most `limit`, without what tor told of them.
 fn select(
     conn: &Connection,
     filter: &Filter,
     index: &str,
     (low, high): (i64, i64),
     order: Order,
-    max_rows: usize,
-) -> Result<(Vec<ResultRow>, Option<i64>)> {
+    limit: usize,
+) -> Result<Vec<ResultRow>> {
     let (since, until) = start_range(filter);
     let mut statement = conn.prepare_cached(&select_sql(filter, index, order))?;
     let size = filter.size.map(|size| i64::try_from(size).unwrap_or(-1));
@@ -199,20 +268,12 @@ fn select(
             ":experiment": filter.experiment, ":since": since, ":until": until, ":low": low, ":high": high,
             ":source": filter.source, ":size": size, ":outcome": filter.outcome,
             ":tor": filter.tor, ":kind": filter.kind.map(Kind::as_str), ":server": filter.server.map(ServerKind::as_str),
-            ":limit": max_rows as i64 + 1,
+            ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
             ":tag": filter.tag,
         },
         result_row,
     )?;
-    let mut rows = rows.collect::<Result<Vec<_>>>()?;
-    let more = rows.len() > max_rows;
-    rows.truncate(max_rows);
-    let next = rows.last().filter(|_| more).map(|row| row.revision);
-    // One look into an index for each row that is given, where a join would look for every candidate.
-    for row in &mut rows {
-        row.circuit = parts::circuit(conn, &row.measurement.id)?;
-    }
-    Ok((rows, next))
+    rows.collect()
 }
 
 /// The index is always named (`NOT INDEXED` leaves the revision): without statistics the planner
@@ -239,7 +300,7 @@ fn select_sql(filter: &Filter, index: &str, order: Order) -> String {
 }
 
 /// The first and the last START that `filter` lets through.
-fn start_range(filter: &Filter) -> (i64, i64) {
+pub(super) fn start_range(filter: &Filter) -> (i64, i64) {
     let since = filter.since.map_or(i64::MIN, |since| since.0);
     let until = filter.until.map_or(i64::MAX, |until| until.0.saturating_sub(1));
     (since, until)

@@ -112,18 +112,7 @@ pub(super) fn result_row(row: &Row<'_>) -> Result<ResultRow, Error> {
     let (configuration, version) = (columns.next()?, columns.next()?);
     let start = UnixMicros(columns.next()?);
     let (ended, size) = (columns.natural()?, columns.natural()?);
-    let steps = Steps {
-        socket: columns.maybe_natural()?,
-        connect: columns.maybe_natural()?,
-        negotiate: columns.maybe_natural()?,
-        request: columns.maybe_natural()?,
-        response: columns.maybe_natural()?,
-        data_request: columns.maybe_natural()?,
-        data_response: columns.maybe_natural()?,
-        data_complete: columns.maybe_natural()?,
-        deciles: columns.naturals()?,
-        partials: columns.naturals()?,
-    };
+    let steps = columns.steps()?;
     let (written, read) = (columns.natural()?, columns.natural()?);
     let (local, proxy) = (columns.maybe_address()?, columns.maybe_address()?);
     let (remote_host, remote_port) = (columns.next()?, columns.next()?);
@@ -258,6 +247,22 @@ impl<'r, 's> Columns<'r, 's> {
         Ok(values)
     }
 
+    /// The steps, in the order in which both tables of results have them.
+    pub(super) fn steps(&mut self) -> Result<Steps, Error> {
+        Ok(Steps {
+            socket: self.maybe_natural()?,
+            connect: self.maybe_natural()?,
+            negotiate: self.maybe_natural()?,
+            request: self.maybe_natural()?,
+            response: self.maybe_natural()?,
+            data_request: self.maybe_natural()?,
+            data_response: self.maybe_natural()?,
+            data_complete: self.maybe_natural()?,
+            deciles: self.naturals()?,
+            partials: self.naturals()?,
+        })
+    }
+
     pub(super) fn maybe_word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
         let Some(word) = self.next::<Option<String>>()? else { return Ok(None) };
         parse(&word).map(Some).ok_or_else(|| self.unreadable(&format!("unknown word {word:?}")))
@@ -282,7 +287,8 @@ impl<'r, 's> Columns<'r, 's> {
         Ok(request.map(|request| ServerSide { request, deciles }))
     }
 
-    fn outcome(&mut self) -> Result<Outcome, Error> {
+    /// Outcome, phase, cause, SOCKS code, HTTP status and detail, in this order.
+    pub(super) fn outcome(&mut self) -> Result<Outcome, Error> {
         let word: String = self.next()?;
         let phase = self.maybe_word(Phase::parse)?;
         let cause = self.maybe_word(Cause::parse)?;

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Error, OptionalExtension, Result, params};
 
 use super::query::WINDOW;
 use super::rows::{Columns, result_row, select_results};
-use super::{annotations, parts};
+use super::{annotations, imported, parts};
 use crate::annotation::Annotation;
 use crate::circuit::CircuitData;
 use crate::clock::UnixMicros;
@@ -86,7 +86,7 @@ const MATES: i64 = 1000;
 pub(super) fn whole_result(conn: &Connection, id: &RunId) -> Result<Option<WholeResult>> {
     let snapshot = conn.unchecked_transaction()?;
     let row = snapshot.prepare_cached(&select_results("WHERE id = ?1"))?.query_row([id.as_str()], result_row);
-    let Some(mut row) = row.optional()? else { return Ok(None) };
+    let Some(mut row) = row.optional()? else { return imported_result(&snapshot, id) };
     row.circuit = parts::circuit(&snapshot, id)?;
     row.measurement.curve = parts::curve(&snapshot, id)?;
     let evidence = parts::evidence(&snapshot, id)?;
@@ -96,6 +96,13 @@ pub(super) fn whole_result(conn: &Connection, id: &RunId) -> Result<Option<Whole
     let slot_mates = slot_mates(&snapshot, &row)?;
     let annotations = annotations::touching(&snapshot, &row)?;
     Ok(Some(WholeResult { row, configuration, evidence, slot_mates, annotations }))
+}
+
+/// Of an imported run nothing more is known than its row says, and what others noted of it.
+fn imported_result(conn: &Connection, id: &RunId) -> Result<Option<WholeResult>> {
+    let Some(row) = imported::named(conn, id)? else { return Ok(None) };
+    let annotations = annotations::touching(conn, &row)?;
+    Ok(Some(WholeResult { row, configuration: None, evidence: None, slot_mates: Vec::new(), annotations }))
 }
 
 fn slot_mates(conn: &Connection, row: &ResultRow) -> Result<Vec<SlotMate>> {
@@ -131,9 +138,16 @@ pub(super) fn results_of_slot(conn: &Connection, experiment: &str, planned: Unix
 /// The runs whose names begin like this.
 pub(super) fn runs_named(conn: &Connection, prefix: &str) -> Result<Vec<RunId>> {
     // Every digit of a name sorts before `g`.
-    conn.prepare_cached("SELECT id FROM result WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT ?2")?
+    let snapshot = conn.unchecked_transaction()?;
+    let mut runs = snapshot
+        .prepare_cached("SELECT id FROM result WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT ?2")?
         .query_map(params![prefix, CANDIDATES], |row| Columns::of(row).word(RunId::parse))?
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    runs.extend(imported::beginning_with(&snapshot, prefix, CANDIDATES)?);
+    runs.sort();
+    runs.dedup();
+    runs.truncate(CANDIDATES as usize);
+    Ok(runs)
 }
 
 /// Runs that have evidence, by name, those after `after`.

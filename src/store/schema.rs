@@ -281,10 +281,15 @@ CREATE INDEX tor_event_at ON tor_event (tor, at_us);
 
 /// Results of others (or of long ago), statistics, files given out for ever, notes.
 ///
-/// Imported rows have a table of their own. Their revision is `import.base + n`: `base` is NULL while a file is
-/// being read, and set when all of it is there, to the counter's value, which then moves on by `rows`. So a file
-/// becomes visible at once, however long it is, at revisions that nobody has read past. `extra` holds, one
-/// `KEY=value` a line, what the line said beyond the columns.
+/// Imported rows have a table of their own. Their revision is `import.base + n`, n counting from 1 without a gap:
+/// `base` is NULL while a file is being read, and set when all of it is there, to the counter's value, which then
+/// moves on by `rows`. So a file becomes visible at once, however long it is, at revisions that nobody has read past.
+/// The rows of one import lie together: `row` is `first_row + n - 1`. `extra` holds, one `KEY=value` a line, what the
+/// line said beyond the columns.
+///
+/// `imported_name` finds a row by its run's name: `head` is the first 16 digits of that, as a number of 64 bits whose
+/// highest bit is flipped, so that SQLite's signed order is the digits'. Names have no order that the rows come in, so
+/// this small table is written in long sorted runs instead of an index of `imported` row by row.
 ///
 /// `daily` is a roll-up: a row a UTC day (days since 1970), series and import (0 for perfd's own), with histograms
 /// in `body`; it outlives the rows that it was made of. `total` counts perfd's own results since the store began.
@@ -311,11 +316,14 @@ CREATE TABLE import (
     ended_us INTEGER,
     rows     INTEGER NOT NULL DEFAULT 0,
     known    INTEGER NOT NULL DEFAULT 0,
-    base     INTEGER
+    base     INTEGER,
+    first_row INTEGER NOT NULL
 ) STRICT;
+CREATE UNIQUE INDEX import_base ON import (base) WHERE base IS NOT NULL;
 
 CREATE TABLE imported (
-    import_id        INTEGER NOT NULL REFERENCES import (id),
+    row              INTEGER PRIMARY KEY,
+    import_id        INTEGER NOT NULL,
     n                INTEGER NOT NULL,
     id               TEXT NOT NULL,
     source           TEXT NOT NULL,
@@ -362,13 +370,20 @@ CREATE TABLE imported (
     cause            TEXT,
     socks_code       INTEGER,
     http_status      INTEGER,
+    detail           TEXT,
     did_time_out     INTEGER NOT NULL CHECK (did_time_out IN (0, 1)),
-    extra            TEXT NOT NULL,
-    PRIMARY KEY (import_id, n)
-) STRICT, WITHOUT ROWID;
+    names_experiment INTEGER NOT NULL CHECK (names_experiment IN (0, 1)),
+    names_run        INTEGER NOT NULL CHECK (names_run IN (0, 1)),
+    extra            TEXT NOT NULL
+) STRICT;
 CREATE INDEX imported_start ON imported (start_us);
 CREATE INDEX imported_experiment_start ON imported (experiment, start_us);
-CREATE INDEX imported_id ON imported (id);
+
+CREATE TABLE imported_name (
+    head INTEGER NOT NULL,
+    row  INTEGER NOT NULL,
+    PRIMARY KEY (head, row)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE series (
     id         INTEGER PRIMARY KEY,

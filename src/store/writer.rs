@@ -25,8 +25,9 @@ use super::operation::{Done, Fault, Operation, apply};
 use super::query::latest_revision;
 use crate::clock::UnixMicros;
 
-/// How many pages (of 4 KiB) are added to the write-ahead log before it goes into the file.
-const LOG_PAGES: c_int = 1000;
+/// How many pages (of 4 KiB) are added to the write-ahead log before it goes into the file. An import that goes on beside
+/// this puts it there sooner.
+const LOG_PAGES: c_int = 4000;
 
 /// How long the writer waits before it asks again for a lock that another process holds. One that imports leaves it
 /// free for moments, which SQLite's own pauses, up to 100 ms, would miss.

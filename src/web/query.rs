@@ -92,10 +92,11 @@ pub struct PairsQuery {
 /// The most circuits in one answer, which are held in memory together; so many are given by default.
 pub const MOST_CIRCUITS: usize = 1000;
 
-const NAMES: &str = "source, experiment, tor, kind, server, size, outcome, since, until, tag, order, limit, cursor";
+const NAMES: &str =
+    "source, experiment, tor, kind, server, size, outcome, since, until, tag, imported, order, limit, cursor";
 
 const EVENT_NAMES: &str =
-    "source, experiment, tor, kind, server, size, outcome, since, until, tag, cursor, last, format";
+    "source, experiment, tor, kind, server, size, outcome, since, until, tag, imported, cursor, last, format";
 
 impl ResultsQuery {
     /// Reads a query string.
@@ -124,6 +125,7 @@ impl ResultsQuery {
             "server" => self.filter.server = Some(word(name, value, ServerKind::ALL)?),
             "since" => self.filter.since = Some(moment(name, value)?),
             "until" => self.filter.until = Some(moment(name, value)?),
+            "imported" => self.filter.imported = Some(word(name, value, [(true, "yes"), (false, "no")])?),
             "order" => {
                 self.order = match value {
                     "oldest" => Order::Oldest,
@@ -281,11 +283,12 @@ mod tests {
     fn a_whole_query_is_read() {
         let query = ResultsQuery::parse(
             "source=a&experiment=50kib&size=50+KiB&outcome=timeout&since=2026-11-22&order=newest&limit=5&cursor=7\
-             &kind=upload&server=single_onion&tor=t",
+             &kind=upload&server=single_onion&tor=t&imported=no",
         )
         .unwrap();
         assert_eq!(query.filter.size, Some(51_200));
         assert_eq!(query.filter.since, UnixMicros::parse("2026-11-22"));
+        assert_eq!(query.filter.imported, Some(false));
         let (kind, server) = (Some(Kind::Upload), Some(ServerKind::SingleOnion));
         assert_eq!((query.filter.kind, query.filter.server, query.filter.tor.as_deref()), (kind, server, Some("t")));
         assert_eq!((query.order, query.limit, query.cursor), (Order::Newest, Some(5), Some(7)));
@@ -304,6 +307,7 @@ mod tests {
             "order=up",
             "kind=uplaod",
             "server=",
+            "imported=true",
             "limit=1&limit=2",
             "x",
         ] {

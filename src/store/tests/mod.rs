@@ -2,6 +2,7 @@
 
 mod bulk;
 mod completing;
+mod importing;
 mod migrating;
 mod opening;
 mod reading;

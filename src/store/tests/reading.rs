@@ -14,7 +14,7 @@ fn in_memory() -> Connection {
     conn
 }
 
-fn insert(conn: &Connection, planned: i64, new: NewResult) -> i64 {
+pub(super) fn insert(conn: &Connection, planned: i64, new: NewResult) -> i64 {
     let begin = Operation::BeginSlot { slot: slot(planned), grid: grid(), started: UnixMicros(planned) };
     apply(conn, &begin, false).unwrap();
     let (state, ended) = (SlotState::Done, UnixMicros(planned));
@@ -41,7 +41,7 @@ fn new_of(row: &ResultRow, configuration: &str, evidence: &str) -> NewResult {
 }
 
 /// One of a few rows that filters tell apart.
-fn varied(id: i64, kind: u8) -> NewResult {
+pub(super) fn varied(id: i64, kind: u8) -> NewResult {
     let mut new = new_result(id as u128);
     new.experiment = ["small", "large"][usize::from(kind & 1)].to_owned();
     new.source = ["op-a", "op-b"][usize::from(kind >> 1 & 1)].to_owned();
@@ -56,15 +56,16 @@ fn varied(id: i64, kind: u8) -> NewResult {
     new
 }
 
-fn filter() -> impl Strategy<Value = Filter> {
+pub(super) fn filter() -> impl Strategy<Value = Filter> {
     let maybe = |words: &'static [&str]| prop::option::of(prop::sample::select(words).prop_map(str::to_owned));
     let time = || prop::option::of((0i64..17).prop_map(UnixMicros));
     let size = prop::option::of(1u64..3);
     let kind = prop::option::of(prop::sample::select(vec![Kind::Download, Kind::Upload]));
     let server = prop::option::of(prop::sample::select(vec![ServerKind::Exit, ServerKind::Onion]));
     let names = (maybe(&["op-a", "op-b"]), maybe(&["small", "large"]), maybe(&["tor-a", "tor-b"]));
-    (names, kind, server, size, maybe(&["complete", "timeout"]), time(), time()).prop_map(
-        |((source, experiment, tor), kind, server, size, outcome, since, until)| Filter {
+    let imported = prop::option::of(any::<bool>());
+    (names, kind, server, size, maybe(&["complete", "timeout"]), time(), time(), imported).prop_map(
+        |((source, experiment, tor), kind, server, size, outcome, since, until, imported)| Filter {
             source,
             experiment,
             tor,
@@ -75,11 +76,12 @@ fn filter() -> impl Strategy<Value = Filter> {
             since,
             until,
             tag: None,
+            imported,
         },
     )
 }
 
-fn lets_through(filter: &Filter, new: &NewResult) -> bool {
+pub(super) fn lets_through(filter: &Filter, new: &NewResult) -> bool {
     let run = &new.measurement;
     filter.source.as_ref().is_none_or(|source| *source == new.source)
         && filter.experiment.as_ref().is_none_or(|experiment| *experiment == new.experiment)
@@ -117,6 +119,7 @@ proptest! {
         deleted in prop::collection::vec(1i64..60, 0..5),
         filter in filter(), newest in any::<bool>(), max_rows in 1usize..6, window in 1i64..12,
     ) {
+        let filter = Filter { imported: None, ..filter };
         let conn = in_memory();
         let order = if newest { Order::Newest } else { Order::Oldest };
         let mut kinds = kinds.into_iter().enumerate().map(|(id, kind)| (id as i64 + 1, kind));
