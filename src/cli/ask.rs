@@ -7,8 +7,8 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use futures_util::StreamExt;
 use reqwest::{Response, StatusCode, Url};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::exit::{CONFIG, Exit, FAILED, OrExit, UNAVAILABLE, USAGE};
 use super::output;
@@ -47,6 +47,30 @@ pub(super) async fn get(
     path: &[&str],
     query: &[(&'static str, String)],
 ) -> Result<Response, Exit> {
+    let (server, url) = address(service, path)?;
+    let mut request = client()?.get(url);
+    if !query.is_empty() {
+        request = request.query(query);
+    }
+    answer(&server, request).await
+}
+
+/// Sends something as JSON to a page of the service, with a token.
+///
+/// # Errors
+/// Those of [`get`]; or if the token can't stand in a header.
+pub(super) async fn post(
+    service: &ServiceArgs,
+    path: &[&str],
+    token: &str,
+    what: &impl Serialize,
+) -> Result<Response, Exit> {
+    let (server, url) = address(service, path)?;
+    answer(&server, client()?.post(url).bearer_auth(token).json(what)).await
+}
+
+/// The service, and the page's address there.
+fn address(service: &ServiceArgs, path: &[&str]) -> Result<(String, Url), Exit> {
     let server = match &service.server {
         Some(url) => url.clone(),
         None => {
@@ -59,16 +83,20 @@ pub(super) async fn get(
     let url = page(&server, path)
         .with_context(|| format!("--server {server}: give a URL such as http://127.0.0.1:8080"))
         .or_exit(USAGE)?;
-    let client = reqwest::Client::builder()
+    Ok((server, url))
+}
+
+fn client() -> Result<reqwest::Client, Exit> {
+    reqwest::Client::builder()
         .no_proxy()
         .connect_timeout(Duration::from_secs(10))
         .read_timeout(Duration::from_secs(60))
         .build()
-        .or_exit(FAILED)?;
-    let mut request = client.get(url);
-    if !query.is_empty() {
-        request = request.query(query);
-    }
+        .or_exit(FAILED)
+}
+
+/// What the service answers, if it does not refuse.
+async fn answer(server: &str, request: reqwest::RequestBuilder) -> Result<Response, Exit> {
     let response = request
         .send()
         .await

@@ -1,15 +1,18 @@
 //! The commands: one file each, all of them thin.
 
+mod annotate;
 mod ask;
 mod check;
 pub mod exit;
 mod follow;
 mod once;
+mod opened;
 pub mod output;
 mod rederive;
 mod results;
 mod run;
 mod testnet;
+mod token;
 mod tor;
 mod validate;
 
@@ -44,6 +47,9 @@ enum Command {
     Tor(tor::TorArgs),
     Rederive(rederive::RederiveArgs),
     Validate(validate::ValidateArgs),
+    Annotate(Box<annotate::AnnotateArgs>),
+    Annotations(Box<annotate::AnnotationsArgs>),
+    Token(token::TokenArgs),
     /// A private Tor network on loopback, for demos, tests and development
     Testnet(testnet::TestnetArgs),
     /// Print a completion script for a shell
@@ -67,6 +73,9 @@ impl Cli {
             Command::Tor(args) => tor::run(args).map(|()| exit::OK),
             Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
             Command::Validate(args) => validate::run(args),
+            Command::Annotate(args) => annotate::annotate(*args).map(|()| exit::OK),
+            Command::Annotations(args) => annotate::annotations(*args).map(|()| exit::OK),
+            Command::Token(args) => token::run(args).map(|()| exit::OK),
             Command::Testnet(args) => Ok(testnet::run(args)?),
             Command::Completions { shell } => {
                 // Not straight to stdout: clap panics if nobody reads on.

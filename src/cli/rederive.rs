@@ -2,27 +2,21 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::Args;
 use futures_util::future::join_all;
-use tokio::sync::watch;
 
-use super::exit::{CONFIG, Exit, FAILED, OrExit, STORE};
+use super::exit::{Exit, FAILED, OrExit, STORE};
+use super::opened::{StoreArgs, given_up, named, open};
 use super::output;
 use crate::circuit::{CircuitData, Evidence, derive};
-use crate::config::Config;
 use crate::measurement::RunId;
-use crate::store::{Rederived, Store, StoreError, StoreHealth, StoredEvidence};
+use crate::store::{Rederived, Store, StoreError, StoredEvidence};
 
 /// Runs that are read at a time, and then written at once. Few: a perfd that runs beside this must not wait long to
 /// write.
 const PAGE: usize = 32;
-
-/// A store that can't be written is tried for so long.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// At the end the store has so long to close.
 const FAREWELL: Duration = Duration::from_secs(4);
@@ -40,12 +34,8 @@ const FAREWELL: Duration = Duration::from_secs(4);
 /// perfd's user, or with sudo.
 #[derive(Args, Debug)]
 pub struct RederiveArgs {
-    /// The configuration that names the store
-    #[arg(long, value_name = "FILE", env = "PERFD_CONFIG", default_value = super::DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// The store's file, in place of the configuration's
-    #[arg(long, value_name = "FILE")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Only say how many runs would change
     #[arg(long)]
     dry_run: bool,
@@ -65,16 +55,8 @@ type Change = (RunId, Box<CircuitData>, Evidence);
 
 /// Derives and says what changed.
 pub fn run(args: RederiveArgs) -> Result<(), Exit> {
-    let path = match args.store {
-        Some(path) => path,
-        None => Config::load(&args.config).or_exit(CONFIG)?.store,
-    };
-    // Opening it would make a new one.
-    if path.try_exists().is_ok_and(|exists| !exists) {
-        let remedy = "give --store FILE, or the configuration of the perfd whose store it is";
-        return Err(anyhow!("there is no store {}; {remedy}", path.display())).or_exit(STORE);
-    }
-    let store = Store::open(&path).or_exit(STORE)?;
+    let path = args.store.path()?;
+    let store = open(&path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
     runtime
         .block_on(async {
@@ -104,10 +86,6 @@ pub fn run(args: RederiveArgs) -> Result<(), Exit> {
             }
         })
         .or_exit(STORE)
-}
-
-fn named(path: &Path, error: StoreError) -> anyhow::Error {
-    anyhow!("{}: {error}", path.display())
 }
 
 /// Goes through all runs that have evidence.
@@ -165,20 +143,6 @@ async fn write(store: &Store, changes: Vec<Change>, counts: &mut Counts) -> Resu
         }
     }
     Ok(())
-}
-
-/// Returns once the store can't be written, and has had its time to get well.
-async fn given_up(mut health: watch::Receiver<StoreHealth>) -> StoreError {
-    loop {
-        let failing = health.wait_for(|health| *health != StoreHealth::Ok).await.map(|health| health.clone());
-        let well = tokio::time::timeout(PATIENCE, health.wait_for(|health| *health == StoreHealth::Ok)).await;
-        match (failing, well) {
-            (Ok(StoreHealth::Failing { error, .. }), Err(_)) => return StoreError::Failing(error),
-            (Ok(_), Ok(Ok(_))) => {}
-            // The writer is gone, and fails no more.
-            _ => return std::future::pending().await,
-        }
-    }
 }
 
 /// How far it is, where somebody watches.

@@ -199,7 +199,7 @@ impl ResultsFormat {
 }
 
 /// A run's name, or its beginning.
-fn run_name(text: &str) -> Result<String, String> {
+pub(super) fn run_name(text: &str) -> Result<String, String> {
     let fits = (SHORTEST_PREFIX..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
     let remedy = "write the RUN of a line of the table: 6 to 32 hexadecimal digits, such as da773527";
     if fits { Ok(text.to_ascii_lowercase()) } else { Err(format!("no run is called that; {remedy}")) }
