@@ -100,7 +100,7 @@ impl Shared {
             listeners: Places::new(events::LISTENERS, events::LISTENERS_SHARE),
             summaries: Looks::default(),
             tally: Looks::default(),
-            openapi: openapi::description(parts.config.server.max_payload),
+            openapi: openapi::description(&parts.config),
             started: UnixMicros::now(),
             attempts: Attempts::default(),
             parts,
@@ -125,8 +125,9 @@ impl Deref for All {
 }
 
 /// Every route: its method (`GET` answers HEAD too), its path, and who answers. `openapi.json` describes each.
-fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
-    vec![
+/// `collector` is where the configuration puts that, which is nowhere among the other pages.
+fn routes(collector: Option<&str>) -> Vec<(Method, String, MethodRouter<Shared>)> {
+    let fixed = [
         (Method::GET, "/", get(start_page::start_page)),
         (Method::GET, "/health", get(health::health)),
         (Method::GET, "/metrics", get(metrics::metrics)),
@@ -151,22 +152,22 @@ fn routes() -> Vec<(Method, &'static str, MethodRouter<Shared>)> {
         (Method::GET, "/pairs.json", get(circuits::pairs)),
         (Method::GET, "/openapi.json", get(openapi::openapi)),
         (Method::GET, "/robots.txt", get(start_page::robots)),
-    ]
+    ];
+    let fixed = fixed.into_iter().map(|(method, path, answers)| (method, path.to_owned(), answers));
+    let collector = collector.into_iter().flat_map(|path| {
+        [
+            (Method::GET, path.to_owned(), get(collector::listing)),
+            (Method::GET, format!("{path}{{file}}"), get(collector::file)),
+        ]
+    });
+    fixed.chain(collector).collect()
 }
 
 /// The server's pages, and an error with a reason for all that is none.
 pub fn router(shared: Shared) -> Router {
-    let add = |router: Router<Shared>, (_, path, answers)| router.route(path, answers);
-    // Where the configuration puts it, which is nowhere among the other pages.
-    let collector = match &shared.config.collector.path {
-        Some(path) => {
-            Router::new().route(path, get(collector::listing)).route(&format!("{path}{{file}}"), get(collector::file))
-        }
-        None => Router::new(),
-    };
-    routes()
+    routes(shared.config.collector.path.as_deref())
         .into_iter()
-        .fold(collector, add)
+        .fold(Router::new(), |router: Router<Shared>, (_, path, answers)| router.route(&path, answers))
         .fallback(async || ApiError::not_found("no such page; / says what there is"))
         .method_not_allowed_fallback(async || {
             let reason = "not by this method; the header Allow says by which";
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn no_page_can_be_hidden_by_the_path_of_the_collector() {
-        for (_, path, _) in routes() {
+        for (_, path, _) in routes(None) {
             let first = path.split('/').nth(1).unwrap();
             assert!(OWN_PAGES.contains(&first), "{first} is missing in OWN_PAGES");
         }

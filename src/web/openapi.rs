@@ -9,6 +9,7 @@ use axum::http::Response;
 use serde_json::{Map, Value, json};
 
 use super::{Shared, of_the_moment};
+use crate::config::Config;
 use crate::export::json::SCHEMA;
 use crate::version;
 
@@ -19,8 +20,8 @@ pub async fn openapi(State(shared): State<Shared>) -> Response<Body> {
     of_the_moment(Body::from(shared.openapi.clone()))
 }
 
-/// The description of a server that grants payloads of up to so many bytes.
-pub fn description(largest_payload: u64) -> String {
+/// The description of a server with this configuration.
+pub fn description(config: &Config) -> String {
     let mut whole: Value = serde_json::from_str(DESCRIPTION).expect("openapi.json is JSON");
     whole["info"]["version"] = version::VERSION.into();
     let mut result: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
@@ -30,7 +31,15 @@ pub fn description(largest_payload: u64) -> String {
     schemas["OneResult"] = with_more;
     schemas["Result"] = result;
     for (path, method) in [("/payload/{bytes}", "get"), ("/urandom/{bytes}", "get"), ("/upload/{bytes}", "post")] {
-        whole["paths"][path][method]["parameters"][0]["schema"]["maximum"] = json!(largest_payload);
+        whole["paths"][path][method]["parameters"][0]["schema"]["maximum"] = json!(config.server.max_payload);
+    }
+    if let Some(paths) = whole["paths"].as_object_mut() {
+        for (path, end) in [("/collector/", ""), ("/collector/{file}", "{file}")] {
+            let described = paths.remove(path);
+            if let (Some(described), Some(to)) = (described, &config.collector.path) {
+                paths.insert(format!("{to}{end}"), described);
+            }
+        }
     }
     format!("{whole:#}\n")
 }
@@ -73,24 +82,33 @@ mod tests {
     use crate::measurement::{Kind, ServerKind};
     use crate::slot::SlotState;
 
+    fn config(collector: &str) -> Config {
+        let text = format!(
+            "source = \"s\"\n[server]\nmax_payload = \"1 MiB\"\n{collector}\n[[tor]]\nname = \"t\"\n\
+             socks = \"127.0.0.1:9\"\n[[experiment]]\nname = \"e\"\ntor = \"t\"\nsize = \"1 KiB\"\n\
+             every = \"5 min\"\ntimeout = \"1 s\"\n"
+        );
+        Config::parse(&text, "test").unwrap()
+    }
+
     fn described() -> Value {
-        serde_json::from_str(&description(1 << 20)).unwrap()
+        serde_json::from_str(&description(&config(""))).unwrap()
     }
 
     #[test]
     fn every_route_is_described_and_nothing_else() {
-        let whole = described();
-        let described: BTreeSet<(String, String)> = whole["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .flat_map(|(path, methods)| {
+        for collector in ["", "[collector]\npath = \"/elsewhere/\"", "[collector]\npath = \"\""] {
+            let config = config(collector);
+            let whole: Value = serde_json::from_str(&description(&config)).unwrap();
+            let paths = whole["paths"].as_object().unwrap().iter();
+            let operations = paths.flat_map(|(path, methods)| {
                 methods.as_object().unwrap().keys().map(|method| (path.clone(), method.to_uppercase()))
-            })
-            .collect();
-        let there: BTreeSet<_> =
-            super::super::routes().iter().map(|(method, path, _)| ((*path).to_owned(), method.to_string())).collect();
-        assert_eq!(described, there, "describe it in src/web/openapi.json");
+            });
+            let there = super::super::routes(config.collector.path.as_deref());
+            let there = there.into_iter().map(|(method, path, _)| (path, method.to_string()));
+            let (described, there): (BTreeSet<_>, BTreeSet<_>) = (operations.collect(), there.collect());
+            assert_eq!(described, there, "describe it in src/web/openapi.json");
+        }
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Setup {
     pub listen: Vec<String>,
     /// The port that perfd is to measure itself at.
     pub public_port: Option<u16>,
+    /// Further lines of the section [server].
+    pub server: String,
     /// The section [privileges].
     pub privileges: String,
     /// `text` or `json`.
@@ -85,6 +87,7 @@ impl Setup {
         Setup {
             listen: vec!["127.0.0.1:0".to_owned()],
             public_port: None,
+            server: String::new(),
             privileges: if are_root() { "user = \"nobody\"".to_owned() } else { String::new() },
             log_format: "text",
             store: folder.path().join("state/perfd.sqlite"),
@@ -152,9 +155,16 @@ impl Setup {
     pub fn write(&self) -> PathBuf {
         let public = self.public_port.map_or(String::new(), |port| format!("host = \"127.0.0.1\"\nport = {port}"));
         let text = format!(
-            "source = \"test\"\n[server]\nlisten = {:?}\n[public]\n{public}\n[privileges]\n{}\n[store]\npath = {:?}\n\
+            "source = \"test\"\n[server]\nlisten = {:?}\n{}\n[public]\n{public}\n[privileges]\n{}\n[store]\npath = {:?}\n\
              [log]\nfile = {:?}\nformat = \"{}\"\n{}{}",
-            self.listen, self.privileges, self.store, self.log, self.log_format, self.tors, self.experiments
+            self.listen,
+            self.server,
+            self.privileges,
+            self.store,
+            self.log,
+            self.log_format,
+            self.tors,
+            self.experiments
         );
         let path = self.folder().join("config.toml");
         std::fs::write(&path, text).unwrap();
