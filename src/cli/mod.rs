@@ -4,6 +4,7 @@ mod annotate;
 mod ask;
 mod check;
 pub mod exit;
+mod export;
 mod follow;
 mod once;
 mod opened;
@@ -47,6 +48,7 @@ enum Command {
     Tor(tor::TorArgs),
     Rederive(rederive::RederiveArgs),
     Validate(validate::ValidateArgs),
+    Export(export::ExportArgs),
     Annotate(Box<annotate::AnnotateArgs>),
     Annotations(Box<annotate::AnnotationsArgs>),
     Token(token::TokenArgs),
@@ -72,6 +74,7 @@ impl Cli {
             Command::Results(args) => results::run(*args).map(|()| exit::OK),
             Command::Tor(args) => tor::run(args).map(|()| exit::OK),
             Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
+            Command::Export(args) => export::run(args).map(|()| exit::OK),
             Command::Validate(args) => validate::run(args),
             Command::Annotate(args) => annotate::annotate(*args).map(|()| exit::OK),
             Command::Annotations(args) => annotate::annotations(*args).map(|()| exit::OK),

@@ -30,6 +30,9 @@ pub const SETTLE: Duration = Duration::from_secs(120);
 /// How often it is looked whether a day can be closed.
 const LOOK: Duration = Duration::from_secs(20);
 
+/// The first time is so long after the start.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// Results in one read of the store. Of a day that is being closed, so many are in memory, and its files, compressed.
 pub const PAGE: usize = 100;
 
@@ -84,7 +87,14 @@ impl Publisher {
     /// Closes days as they settle, until `shutdown`. Trouble is logged, and tried again.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut last_trouble = String::new();
-        while !shutdown.is_cancelled() {
+        // By then the experiments have entered what was missed.
+        let mut pause = FIRST_LOOK;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return,
+            }
+            pause = LOOK;
             match self.close_days(&shutdown).await {
                 Ok(_) => last_trouble.clear(),
                 Err(Trouble::Store(StoreError::Closed | StoreError::Failing(_))) => return,
@@ -97,10 +107,6 @@ impl Publisher {
                         last_trouble = trouble;
                     }
                 }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                () = shutdown.cancelled() => {}
             }
         }
     }

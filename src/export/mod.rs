@@ -4,6 +4,7 @@ pub mod annotations;
 pub mod circuits;
 pub mod collector;
 pub mod csv;
+pub mod har;
 pub mod json;
 pub mod onionperf;
 pub mod pairs;

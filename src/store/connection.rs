@@ -115,6 +115,49 @@ pub(super) fn open_for_reading(path: &Path, busy_timeout: Duration) -> rusqlite:
     Ok(conn)
 }
 
+/// Opens a file that nobody writes: without its `-wal` and `-shm`, which SQLite would make otherwise, owned by
+/// whoever reads.
+pub(super) fn open_still(path: &Path) -> rusqlite::Result<Connection> {
+    let escaped: String = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .map(|byte| match byte {
+            b'/' | b'.' | b'-' | b'_' => char::from(*byte).to_string(),
+            byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect();
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
+}
+
+/// Whether somebody has the file open for writing, or had and did not end well: there is a write-ahead log then.
+pub(super) fn is_written(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(log).is_ok_and(|log| log.len() > 0)
+}
+
+/// Whether this is a store whose tables this perfd can read.
+pub(super) fn check_for_reading(path: &Path, opened: rusqlite::Result<Connection>) -> Result<(), OpenError> {
+    let found =
+        fs::metadata(path).map_err(|error| OpenError::Other { path: path.to_owned(), detail: error.to_string() })?;
+    if !found.is_file() {
+        return Err(OpenError::NotAFile { path: path.to_owned() });
+    }
+    let explain = |error: rusqlite::Error| explain(path, &error);
+    let conn = opened.map_err(explain)?;
+    check_owner_program(path, &conn)?;
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(explain)?;
+    let (path, found, known) = (path.to_owned(), version, schema::VERSION);
+    match usize::try_from(version).unwrap_or(usize::MAX).cmp(&known) {
+        std::cmp::Ordering::Less => Err(OpenError::Older { path, found, known }),
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(OpenError::Newer { path, found, known }),
+    }
+}
+
 /// Which file it is that a path leads to: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId(u64, u64);

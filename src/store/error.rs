@@ -35,6 +35,11 @@ pub enum OpenError {
     )]
     Newer { path: PathBuf, found: i64, known: usize },
     #[error(
+        "the store {path} was last used by an older perfd: it has version {found}, and this one reads {known}; \
+         start perfd on it once, or give its configuration"
+    )]
+    Older { path: PathBuf, found: i64, known: usize },
+    #[error(
         "the store {path} is locked by another process ({detail}); stop the other perfd or the tool that has it open"
     )]
     Locked { path: PathBuf, detail: String },

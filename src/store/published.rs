@@ -79,6 +79,11 @@ impl StoreReader {
         self.read(move |conn| first_start(conn, &source, since)).await
     }
 
+    /// The first START of any result, imported or not, from `since` on.
+    pub async fn next_start(&self, since: UnixMicros) -> Result<Option<UnixMicros>, StoreError> {
+        self.read(move |conn| next_start(conn, since)).await
+    }
+
     /// When the last run with a START within `since <= START < until` had ended.
     pub async fn last_end(&self, since: UnixMicros, until: UnixMicros) -> Result<Option<UnixMicros>, StoreError> {
         self.read(move |conn| last_end(conn, since, until)).await
@@ -166,6 +171,13 @@ fn first_start(conn: &Connection, source: &str, since: UnixMicros) -> Result<Opt
     )?
     .query_row(params![since.0, source], |row| row.get(0).map(UnixMicros))
     .optional()
+}
+
+fn next_start(conn: &Connection, since: UnixMicros) -> Result<Option<UnixMicros>> {
+    let first = |sql: &str| -> Result<Option<i64>> { conn.prepare_cached(sql)?.query_row([since.0], |row| row.get(0)) };
+    let own = first("SELECT min(start_us) FROM result INDEXED BY result_start WHERE start_us >= ?1")?;
+    let imported = first("SELECT min(start_us) FROM imported INDEXED BY imported_start WHERE start_us >= ?1")?;
+    Ok([own, imported].into_iter().flatten().min().map(UnixMicros))
 }
 
 fn last_end(conn: &Connection, since: UnixMicros, until: UnixMicros) -> Result<Option<UnixMicros>> {

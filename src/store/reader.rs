@@ -10,12 +10,12 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::connection::open_for_reading;
+use super::connection::{self, open_for_reading, open_still};
 use super::query::{self, ExperimentSummary, Filter, Order, Page, SlotCounts, WINDOW};
 use super::runs::{self, PairRows, SHORTEST_PREFIX, StoredEvidence, WholeResult};
 use super::tally::{self, Tally};
 use super::total::{self, Total};
-use super::{StoreError, StoreOptions, tors};
+use super::{OpenError, StoreError, StoreOptions, tors};
 use crate::circuit::{LooseCircuit, TorEvent};
 use crate::clock::UnixMicros;
 use crate::measurement::{ResultRow, RunId};
@@ -32,6 +32,8 @@ pub struct StoreReader {
 
 struct Pool {
     path: PathBuf,
+    /// Whether nobody writes the file.
+    still: bool,
     wait: Duration,
     limit: Duration,
     busy_timeout: Duration,
@@ -43,11 +45,35 @@ struct Pool {
 }
 
 impl StoreReader {
+    /// A reader of a store that this process does not write, as of one beside a running perfd. Nothing is written or
+    /// made, so that it may be another user's, as long as it may be read.
+    ///
+    /// Blocks; needs no runtime.
+    ///
+    /// # Errors
+    /// If it can't be read, is no store of perfd's, or has other tables than this perfd reads.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let reader = Self::of(path, &StoreOptions::default(), !connection::is_written(path));
+        connection::check_for_reading(path, reader.pool.connect())?;
+        Ok(reader)
+    }
+
+    /// Whether somebody has begun to write a store that nobody wrote when it was [opened](Self::open): what was read of it
+    /// since may be nonsense.
+    pub fn overtaken(&self) -> bool {
+        self.pool.still && connection::is_written(&self.pool.path)
+    }
+
     /// A reader of the file at `path`, which need not be there yet.
     pub(super) fn new(path: &Path, options: &StoreOptions) -> Self {
+        Self::of(path, options, false)
+    }
+
+    fn of(path: &Path, options: &StoreOptions, still: bool) -> Self {
         let readers = u32::try_from(options.readers).unwrap_or(u32::MAX).max(1);
         let pool = Pool {
             path: path.to_owned(),
+            still,
             wait: options.read_wait,
             limit: options.read_limit,
             busy_timeout: options.busy_timeout,
@@ -214,7 +240,7 @@ impl Pool {
         let idle = self.idle().pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => open_for_reading(&self.path, self.busy_timeout)?,
+            None => self.connect()?,
         };
         let answer = question(&conn)?;
         // After an error the connection is closed: the next read sees what is at the path by then.
@@ -223,6 +249,10 @@ impl Pool {
             idle.push(conn);
         }
         Ok(answer)
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        if self.still { open_still(&self.path) } else { open_for_reading(&self.path, self.busy_timeout) }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {

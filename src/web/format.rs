@@ -18,10 +18,12 @@ pub enum Format {
     Torperf,
     /// Comma-separated values.
     Csv,
+    /// An HTTP archive.
+    Har,
 }
 
 /// Each format with its file ending, its content type, and the media types by which it is asked for.
-const FORMATS: [(Format, &str, &str, &[&str]); 4] = [
+const FORMATS: [(Format, &str, &str, &[&str]); 5] = [
     (Format::Json, "json", "application/json", &["application/json", "application/*", "*/*", "text/html"]),
     (
         Format::Ndjson,
@@ -31,6 +33,8 @@ const FORMATS: [(Format, &str, &str, &[&str]); 4] = [
     ),
     (Format::Torperf, "tpf", "text/plain; charset=utf-8", &["text/plain", "text/*"]),
     (Format::Csv, "csv", "text/csv; charset=utf-8", &["text/csv"]),
+    // It has no media type of its own.
+    (Format::Har, "har", "application/json", &[]),
 ];
 
 impl Format {

@@ -139,6 +139,7 @@ fn routes(collector: Option<&str>) -> Vec<(Method, String, MethodRouter<Shared>)
         (Method::GET, "/results.ndjson", get(results::ndjson)),
         (Method::GET, "/results.tpf", get(results::torperf)),
         (Method::GET, "/results.csv", get(results::csv)),
+        (Method::GET, "/results.har", get(results::har)),
         (Method::GET, "/results/{id}", get(results::one)),
         (Method::GET, "/events", get(events::events)),
         (Method::GET, "/annotations.json", get(annotations::annotations_json)),

@@ -23,7 +23,7 @@ use super::{Segment, Shared};
 use crate::clock::UnixMicros;
 use crate::export::json::ResultJson;
 use crate::export::whole::WholeJson;
-use crate::export::{csv, json, torperf, waterfall};
+use crate::export::{csv, har, json, torperf, waterfall};
 use crate::measurement::{ResultRow, RunId};
 use crate::slot::SlotRow;
 use crate::store::{Order, Page, SHORTEST_PREFIX, StoreError, StoreReader, WholeResult};
@@ -66,6 +66,11 @@ pub async fn csv(State(shared): State<Shared>, peer: Caller, RawQuery(query): Ra
     results(shared, peer, query, Format::Csv).await
 }
 
+/// `GET /results.har`.
+pub async fn har(State(shared): State<Shared>, peer: Caller, RawQuery(query): RawQuery) -> Answer {
+    results(shared, peer, query, Format::Har).await
+}
+
 /// `GET /results/{id}`, with a file ending or without: one result and all that is kept beside it. The id may be
 /// the beginning of one, if no other begins like this.
 pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: HeaderMap) -> Answer {
@@ -73,7 +78,7 @@ pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: 
         Some((id, "txt")) => (id, None),
         Some((id, ending)) => {
             let unknown = || {
-                let there_are = "there are .json, .ndjson, .tpf, .csv and .txt";
+                let there_are = "there are .json, .ndjson, .tpf, .csv, .har and .txt";
                 ApiError::not_found(format!("there is no format .{ending}; {there_are}"))
             };
             (id, Some(Format::of_ending(ending).ok_or_else(unknown)?))
@@ -101,6 +106,7 @@ pub async fn one(State(shared): State<Shared>, Segment(name): Segment, headers: 
         }
         Format::Torperf => format!("{}{}", torperf::HEADER, torperf::line(row)),
         Format::Csv => format!("{}{}", csv::header(), csv::line(row)),
+        Format::Har => [har::HEAD, "\n", &har::entry(row), har::TAIL].concat(),
     };
     Ok(response(format, Body::from(text)))
 }
@@ -255,6 +261,7 @@ impl Pieces {
                 Format::Ndjson => "",
                 Format::Torperf => torperf::HEADER,
                 Format::Csv => "",
+                Format::Har => har::HEAD,
             });
             if self.format == Format::Csv {
                 text.push_str(&csv::header());
@@ -272,10 +279,17 @@ impl Pieces {
                 }
                 Format::Torperf => text.push_str(&torperf::line(row)),
                 Format::Csv => text.push_str(&csv::line(row)),
+                Format::Har => {
+                    text.push_str(if self.rows == 0 { "\n" } else { ",\n" });
+                    text.push_str(&har::entry(row));
+                }
             }
             self.rows += 1;
         }
         self.ended = page.next.is_none() || self.pages.left == 0;
+        if self.ended && self.format == Format::Har {
+            text.push_str(har::TAIL);
+        }
         if self.ended && self.format == Format::Json {
             let next = page.next.map_or("null".to_owned(), |next| next.to_string());
             text.push_str(&format!("\n],\"next_cursor\":{next},\"latest_revision\":{}}}\n", page.latest));

@@ -1,0 +1,113 @@
+//! `perfd export`: results as files in a folder, from a store that a perfd may be writing meanwhile.
+
+mod days;
+mod output;
+mod rows;
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::{Args, ValueEnum};
+
+use super::exit::{CONFIG, Exit, FAILED, OrExit, STORE};
+use super::output::note;
+use crate::clock::UnixMicros;
+use crate::config::Config;
+use crate::store::{Filter, StoreReader};
+use output::Folder;
+
+/// Write results to files
+///
+/// collector writes the files of finished days as /collector/ gives them: those that were published byte for byte,
+/// and those of days that have settled since; with an index.html and an index.xml, for any web server.
+///
+/// onionperf writes SOURCE/DATE.onionperf.analysis.json.xz for each UTC day, with all downloads (the format has no
+/// uploads). tpf, json, csv and har write all results to one file each: results.tpf, results.ndjson (a JSON object a
+/// line), results.csv, results.har. In key=value REVISION is left out, so that what is imported elsewhere and exported
+/// again is the same.
+///
+/// The store is read only, and may belong to a running perfd. A file appears when it is whole.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The store, instead of that which the configuration names
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// The configuration, which names the store, the source, and what is kept out
+    #[arg(long, value_name = "FILE", env = "PERFD_CONFIG", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    format: ExportFormat,
+    /// The folder to write to; it is made if it is missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only of this experiment (not with collector)
+    #[arg(long)]
+    experiment: Option<String>,
+    /// Only what started at this time or later: 2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<UnixMicros>,
+    /// Only what started before this time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<UnixMicros>,
+    /// With collector: days too that are not over, or have not settled, as far as they are
+    #[arg(long)]
+    include_today: bool,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExportFormat {
+    /// The files of finished days
+    Collector,
+    /// OnionPerf's analysis, a file a day
+    Onionperf,
+    /// Torperf's key=value
+    Tpf,
+    /// A JSON object a line
+    Json,
+    /// Comma-separated values
+    Csv,
+    /// An HTTP archive
+    Har,
+}
+
+/// Reads and writes.
+pub fn run(args: ExportArgs) -> Result<(), Exit> {
+    let config = match &args.store {
+        Some(_) => None,
+        None => Some(Config::load(&args.config).or_exit(CONFIG)?),
+    };
+    let store = args.store.clone().or(config.as_ref().map(|config| config.store.clone())).unwrap_or_default();
+    if args.format == ExportFormat::Collector && args.experiment.is_some() {
+        return Err(anyhow!("collector writes whole days; leave --experiment out")).or_exit(super::exit::USAGE);
+    }
+    if args.format != ExportFormat::Collector && args.include_today {
+        note("--include-today says nothing here: only collector leaves days out");
+    }
+    let reader = StoreReader::open(&store).or_exit(STORE)?;
+    let folder = Folder::make(&args.out)?;
+    let filter =
+        Filter { experiment: args.experiment.clone(), since: args.since, until: args.until, ..Filter::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
+    let written = runtime.block_on(async {
+        match args.format {
+            ExportFormat::Collector => days::collector(&reader, config.as_ref(), &args, &folder).await,
+            ExportFormat::Onionperf => days::onionperf(&reader, config.as_ref(), &filter, &folder).await,
+            ExportFormat::Tpf => rows::write(&reader, &filter, rows::Form::Tpf, &folder).await,
+            ExportFormat::Json => rows::write(&reader, &filter, rows::Form::Json, &folder).await,
+            ExportFormat::Csv => rows::write(&reader, &filter, rows::Form::Csv, &folder).await,
+            ExportFormat::Har => rows::write(&reader, &filter, rows::Form::Har, &folder).await,
+        }
+    })?;
+    if reader.overtaken() {
+        return Err(anyhow!("a perfd was started on {} meanwhile; export again", store.display())).or_exit(STORE);
+    }
+    super::output::line(format_args!("{written} in {}", args.out.display()));
+    Ok(())
+}
+
+fn moment(text: &str) -> Result<UnixMicros, String> {
+    UnixMicros::parse(text)
+        .ok_or_else(|| "must be a time such as 2026-11-22T10:00:00Z, 2026-11-22 or 1795341600".to_owned())
+}
