@@ -5,7 +5,7 @@
 //! control character and is never empty: such characters are percent-escaped, and nothing is `-`.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::circuit::{Circuit, CircuitData, CircuitState};
 use crate::measurement::{Imported, Kind, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow, ServerKind};
@@ -27,30 +27,72 @@ pub const HEADER: &str = "@type torperf 1.1\n";
 ///
 /// An imported result is written with what its own line said, and no more.
 pub fn line(row: &ResultRow) -> String {
-    let mut line = Line(String::with_capacity(1024));
-    match &row.imported {
-        Some(imported) => put_imported(&mut line, row, imported),
-        None => put_measured(&mut line, row),
-    }
-    line.put("REVISION", &row.revision.to_string());
-    line.0.push('\n');
-    line.0
+    let mut text = String::with_capacity(1200);
+    let mut line = Line::of(&mut text);
+    line.put_row(row);
+    line.put_number("REVISION", row.revision);
+    text.push('\n');
+    text
 }
 
+/// The same without the revision: a line of a file that never changes again.
+pub fn line_for_ever(row: &ResultRow) -> String {
+    let mut text = String::with_capacity(1200);
+    put_line_for_ever(&mut text, row);
+    text
+}
+
+/// Appends that to `text`, in which many may be written one after the other.
+pub fn put_line_for_ever(text: &mut String, row: &ResultRow) {
+    Line::of(text).put_row(row);
+    text.push('\n');
+}
+
+/// The keys of the tenths of the payload.
+const DATAPERC: [&str; 11] = [
+    "DATAPERC0",
+    "DATAPERC10",
+    "DATAPERC20",
+    "DATAPERC30",
+    "DATAPERC40",
+    "DATAPERC50",
+    "DATAPERC60",
+    "DATAPERC70",
+    "DATAPERC80",
+    "DATAPERC90",
+    "DATAPERC100",
+];
+
+/// The keys of [`PARTIALS`].
+const PARTIAL: [&str; PARTIALS.len()] = [
+    "PARTIAL10240",
+    "PARTIAL20480",
+    "PARTIAL51200",
+    "PARTIAL102400",
+    "PARTIAL204800",
+    "PARTIAL512000",
+    "PARTIAL1048576",
+    "PARTIAL2097152",
+    "PARTIAL5242880",
+];
+
 /// A result of perfd's own, but for its revision.
-fn put_measured(line: &mut Line, row: &ResultRow) {
+fn put_measured(line: &mut Line<'_>, row: &ResultRow) {
     let run = &row.measurement;
     put_core(line, row, run.did_time_out());
-    for (tenth, at) in run.steps.deciles.iter().enumerate() {
-        line.put(&format!("DATAPERC{}", tenth * 10), &step(run, *at));
+    for (key, at) in DATAPERC.into_iter().zip(run.steps.deciles) {
+        line.put_step(key, run, at);
     }
-    for (bytes, at) in PARTIALS.iter().zip(run.steps.partials).filter(|(bytes, _)| **bytes <= run.size) {
-        line.put(&format!("PARTIAL{bytes}"), &step(run, at));
+    let within = PARTIALS.iter().filter(|bytes| **bytes <= run.size).count();
+    for (key, at) in PARTIAL.into_iter().zip(run.steps.partials).take(within) {
+        line.put_step(key, run, at);
     }
     if let Some(local) = run.local {
-        line.put("ENDPOINTLOCAL", &near_endpoint(local));
+        line.put_near("ENDPOINTLOCAL", local);
     }
-    line.put_some("ENDPOINTPROXY", run.proxy.map(near_endpoint));
+    if let Some(proxy) = run.proxy {
+        line.put_near("ENDPOINTPROXY", proxy);
+    }
     let remote = run.remote_host.as_ref().zip(run.remote_port);
     line.put_some("ENDPOINTREMOTE", remote.map(|(host, port)| remote_endpoint(host, port)));
     if let Some(code) = error_code(&run.outcome) {
@@ -61,38 +103,50 @@ fn put_measured(line: &mut Line, row: &ResultRow) {
     }
     // Keys of our own, which readers of the format keep as they are.
     put_differences(line, row);
-    line.put("EXPERIMENT", &text(&row.experiment));
+    line.put_text("EXPERIMENT", &row.experiment);
     line.put("RUN_ID", run.id.as_str());
 }
 
 /// The keys that every line has, and DIDTIMEOUT.
-fn put_core(line: &mut Line, row: &ResultRow, did_time_out: bool) {
+fn put_core(line: &mut Line<'_>, row: &ResultRow, did_time_out: bool) {
     let run = &row.measurement;
-    line.put("SOURCE", &text(&row.source));
-    line.put("FILESIZE", &int32(run.size));
-    line.put("START", &moment(run.start.0));
+    line.put_text("SOURCE", &row.source);
+    line.put_number("FILESIZE", cut(run.size));
+    line.put_moment("START", run.start.0);
     for (phase, at) in run.steps.in_order() {
-        line.put(step_name(phase), &step(run, at));
+        line.put_step(step_name(phase), run, at);
     }
-    line.put("WRITEBYTES", &int32(run.written));
-    line.put("READBYTES", &int32(run.read));
+    line.put_number("WRITEBYTES", cut(run.written));
+    line.put_number("READBYTES", cut(run.read));
     line.put("DIDTIMEOUT", if did_time_out { "1" } else { "0" });
 }
 
 /// What the line of an imported result said: a line that perfd wrote comes out as it was.
-fn put_imported(line: &mut Line, row: &ResultRow, imported: &Imported) {
+fn put_imported(line: &mut Line<'_>, row: &ResultRow, imported: &Imported) {
     let run = &row.measurement;
     put_core(line, row, imported.did_time_out);
-    let deciles = run.steps.deciles.iter().enumerate().map(|(tenth, at)| (tenth as u64 * 10, *at));
-    put_numbered(line, run, imported, "DATAPERC", deciles);
-    put_numbered(line, run, imported, "PARTIAL", PARTIALS.into_iter().zip(run.steps.partials));
+    let tenths = || DATAPERC.into_iter().zip(run.steps.deciles);
+    let marks = || PARTIAL.into_iter().zip(run.steps.partials);
+    // Steps that were not reached, or have other numbers than ours, are rare.
+    let others = |key: &str| imported.extra.iter().any(|(name, _)| name.starts_with(key));
+    if others("DATAPERC") {
+        let deciles = run.steps.deciles.iter().enumerate().map(|(tenth, at)| (tenth as u64 * 10, *at));
+        put_numbered(line, run, imported, "DATAPERC", deciles);
+    } else {
+        tenths().filter(|(_, at)| at.is_some()).for_each(|(key, at)| line.put_step(key, run, at));
+    }
+    if others("PARTIAL") {
+        put_numbered(line, run, imported, "PARTIAL", PARTIALS.into_iter().zip(run.steps.partials));
+    } else {
+        marks().filter(|(_, at)| at.is_some()).for_each(|(key, at)| line.put_step(key, run, at));
+    }
     for (key, value) in &imported.extra {
         if numbered(key, "DATAPERC").or_else(|| numbered(key, "PARTIAL")).is_none() {
             line.put(key, value);
         }
     }
     if imported.names_experiment {
-        line.put("EXPERIMENT", &text(&row.experiment));
+        line.put_text("EXPERIMENT", &row.experiment);
     }
     if imported.names_run {
         line.put("RUN_ID", run.id.as_str());
@@ -101,7 +155,7 @@ fn put_imported(line: &mut Line, row: &ResultRow, imported: &Imported) {
 
 /// Steps that have a number, by it: those that were reached, and what the line said of others.
 fn put_numbered(
-    line: &mut Line,
+    line: &mut Line<'_>,
     run: &Measurement,
     imported: &Imported,
     key: &str,
@@ -124,16 +178,8 @@ fn numbered(name: &str, key: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// The same without the revision: a line of a file that never changes again.
-pub fn line_for_ever(row: &ResultRow) -> String {
-    let mut line = line(row);
-    line.truncate(line.rfind(" REVISION=").unwrap_or(line.len()));
-    line.push('\n');
-    line
-}
-
 /// What tor told of the circuit and of the run's stream, under Torperf's names.
-fn put_circuit(line: &mut Line, run: &Measurement, data: &CircuitData) {
+fn put_circuit(line: &mut Line<'_>, run: &Measurement, data: &CircuitData) {
     let circuit = data.circuit.as_ref();
     line.put_some("LAUNCH", circuit.and_then(|circuit| circuit.launched_us).map(|at| signed(run, at)));
     line.put_some("USED_AT", data.used_at_us().map(|at| signed(run, at)));
@@ -147,7 +193,7 @@ fn put_circuit(line: &mut Line, run: &Measurement, data: &CircuitData) {
 }
 
 /// In what the run differs from a plain download by exit whose circuit is known.
-fn put_differences(line: &mut Line, row: &ResultRow) {
+fn put_differences(line: &mut Line<'_>, row: &ResultRow) {
     let run = &row.measurement;
     if run.kind != Kind::Download {
         line.put("KIND", run.kind.as_str());
@@ -181,18 +227,78 @@ fn build_times(circuit: &Circuit) -> Option<String> {
     times.filter(|times| !times.is_empty()).map(|times| times.join(","))
 }
 
-struct Line(String);
+/// A line that is being written, at the end of a text.
+struct Line<'a> {
+    text: &'a mut String,
+    begin: usize,
+}
 
-impl Line {
+impl<'a> Line<'a> {
+    fn of(text: &'a mut String) -> Self {
+        let begin = text.len();
+        Line { text, begin }
+    }
+
+    /// All but the revision.
+    fn put_row(&mut self, row: &ResultRow) {
+        match &row.imported {
+            Some(imported) => put_imported(self, row, imported),
+            None => put_measured(self, row),
+        }
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.text.len() > self.begin {
+            self.text.push(' ');
+        }
+        self.text.push_str(key);
+        self.text.push('=');
+    }
+
     fn put(&mut self, key: &str, value: &str) {
-        let space = if self.0.is_empty() { "" } else { " " };
-        // Writing to a String does not fail.
-        let _ = write!(self.0, "{space}{key}={value}");
+        self.key(key);
+        self.text.push_str(value);
     }
 
     fn put_some(&mut self, key: &str, value: Option<String>) {
         if let Some(value) = value {
             self.put(key, &value);
+        }
+    }
+
+    fn put_text(&mut self, key: &str, raw: &str) {
+        self.key(key);
+        let plain =
+            !raw.is_empty() && raw.bytes().all(|byte| matches!(byte, b'!'..=b'~') && !matches!(byte, b'=' | b'%'));
+        if plain { self.text.push_str(raw) } else { self.text.push_str(&text(raw)) }
+    }
+
+    fn put_number(&mut self, key: &str, number: impl itoa::Integer) {
+        self.key(key);
+        self.text.push_str(itoa::Buffer::new().format(number));
+    }
+
+    fn put_step(&mut self, key: &str, run: &Measurement, at: Option<u64>) {
+        match at {
+            Some(after) => self.put_moment(key, run.start.0.saturating_add_unsigned(after)),
+            None => self.put(key, "0.0"),
+        }
+    }
+
+    /// As [`moment`] says it.
+    fn put_moment(&mut self, key: &str, micros: i64) {
+        self.key(key);
+        push_moment(self.text, micros);
+    }
+
+    /// As [`near_endpoint`] says it.
+    fn put_near(&mut self, key: &str, address: SocketAddr) {
+        match address.ip() {
+            IpAddr::V4(ip) if ip == Ipv4Addr::LOCALHOST => {
+                self.put(key, "localhost:127.0.0.1:");
+                self.text.push_str(itoa::Buffer::new().format(address.port()));
+            }
+            _ => self.put(key, &near_endpoint(address)),
         }
     }
 }
@@ -225,12 +331,25 @@ fn signed(run: &Measurement, at: i64) -> String {
 
 /// Microseconds since the epoch as seconds, at least the millisecond to which readers cut.
 fn moment(micros: i64) -> String {
+    let mut text = String::new();
+    push_moment(&mut text, micros);
+    text
+}
+
+fn push_moment(text: &mut String, micros: i64) {
     let micros = micros.max(1_000);
-    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+    text.push_str(itoa::Buffer::new().format(micros / 1_000_000));
+    text.push('.');
+    // With a digit before them, which is left out, all six are written.
+    text.push_str(itoa::Buffer::new().format(1_000_000 + micros % 1_000_000).get(1..).unwrap_or_default());
 }
 
 pub(super) fn int32(value: u64) -> String {
-    value.min(i32::MAX as u64).to_string()
+    cut(value).to_string()
+}
+
+fn cut(value: u64) -> u64 {
+    value.min(i32::MAX as u64)
 }
 
 /// What is no int32 is left out: a cut number would be another circuit's.
