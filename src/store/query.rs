@@ -148,6 +148,29 @@ pub(super) fn results_page(
     Ok(Page { rows, next: next.or(beyond), latest })
 }
 
+/// The lowest and the highest revision that a row has, perfd's own or one of an import that is on.
+pub(super) fn revisions(conn: &Connection) -> Result<Option<(i64, i64)>> {
+    let snapshot = conn.unchecked_transaction()?;
+    let tables = Tables { own: true, imported: imported::any(&snapshot)? };
+    let all = (i64::MIN, i64::MAX);
+    Ok(tables.first(&snapshot, all, Order::Oldest)?.zip(tables.first(&snapshot, all, Order::Newest)?))
+}
+
+/// The rows of these revisions (not more than [`WINDOW`] of them) that `filter` lets through, by revision.
+pub(super) fn results_within(conn: &Connection, filter: &Filter, (low, high): (i64, i64)) -> Result<Vec<ResultRow>> {
+    let snapshot = conn.unchecked_transaction()?;
+    let most = WINDOW as usize;
+    let high = high.min(low.saturating_add(WINDOW - 1));
+    let mut rows = Vec::new();
+    if filter.imported != Some(true) {
+        rows = select(&snapshot, filter, "NOT INDEXED", (low, high), Order::Oldest, most)?;
+    }
+    if filter.imported != Some(false) && imported::any(&snapshot)? {
+        rows.extend(imported::select(&snapshot, filter, (low, high), Order::Oldest, most)?);
+    }
+    Ok(cut(&snapshot, rows, Order::Oldest, most)?.0)
+}
+
 /// Which tables have rows that a filter may let through.
 #[derive(Clone, Copy, Debug)]
 struct Tables {
@@ -191,6 +214,16 @@ impl Tables {
             && (!self.imported || imported::few_candidates(conn, filter, window)?))
     }
 
+    /// The first revision within the range in this order.
+    fn first(self, conn: &Connection, range: (i64, i64), order: Order) -> Result<Option<i64>> {
+        let own = if self.own { first_revision(conn, range, order)? } else { None };
+        let other = if self.imported { imported::first_revision(conn, range, order)? } else { None };
+        Ok(match order {
+            Order::Oldest => own.into_iter().chain(other).min(),
+            Order::Newest => own.max(other),
+        })
+    }
+
     /// The first `window` revisions within the range, and where to continue after them, if anything lies
     /// beyond. `None` if nothing lies in the range.
     fn first_window(
@@ -200,14 +233,7 @@ impl Tables {
         order: Order,
         window: i64,
     ) -> Result<Option<(i64, i64, Option<i64>)>> {
-        let first = |low: i64, high: i64| -> Result<Option<i64>> {
-            let own = if self.own { first_revision(conn, (low, high), order)? } else { None };
-            let other = if self.imported { imported::first_revision(conn, (low, high), order)? } else { None };
-            Ok(match order {
-                Order::Oldest => own.into_iter().chain(other).min(),
-                Order::Newest => own.max(other),
-            })
-        };
+        let first = |low: i64, high: i64| self.first(conn, (low, high), order);
         let Some(begin) = first(low, high)? else { return Ok(None) };
         Ok(Some(match order {
             Order::Oldest => {

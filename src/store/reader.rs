@@ -102,6 +102,18 @@ impl StoreReader {
         self.read(move |conn| query::results_page(conn, &filter, after, order, max_rows, WINDOW)).await
     }
 
+    /// The lowest and the highest revision that a row has; `None` where there is none.
+    pub async fn revisions(&self) -> Result<Option<(i64, i64)>, StoreError> {
+        self.read(query::revisions).await
+    }
+
+    /// The results of these revisions, not more than [`WINDOW`] of them, that the filter lets through, by revision: for
+    /// those who read a whole store, several parts of it at once.
+    pub async fn results_within(&self, filter: &Filter, revisions: (i64, i64)) -> Result<Vec<ResultRow>, StoreError> {
+        let filter = filter.clone();
+        self.read(move |conn| query::results_within(conn, &filter, revisions)).await
+    }
+
     /// All that is known of the run of this name.
     pub async fn result(&self, id: &RunId) -> Result<Option<WholeResult>, StoreError> {
         let id = id.clone();

@@ -1,6 +1,6 @@
 //! Between the plain data and the columns: one place that knows the order of both.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
 use rusqlite::types::{FromSql, Type, Value, ValueRef};
@@ -264,8 +264,8 @@ impl<'r, 's> Columns<'r, 's> {
     }
 
     pub(super) fn maybe_word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
-        let Some(word) = self.next::<Option<String>>()? else { return Ok(None) };
-        parse(&word).map(Some).ok_or_else(|| self.unreadable(&format!("unknown word {word:?}")))
+        let Some(word) = self.next_ref()?.as_str_or_null()? else { return Ok(None) };
+        parse(word).map(Some).ok_or_else(|| self.unreadable(&format!("unknown word {word:?}")))
     }
 
     pub(super) fn word<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
@@ -273,8 +273,12 @@ impl<'r, 's> Columns<'r, 's> {
     }
 
     fn maybe_address(&mut self) -> Result<Option<SocketAddr>, Error> {
-        let (ip, port): (Option<String>, Option<u16>) = (self.next()?, self.next()?);
+        let (ip, port) = (self.next_ref()?.as_str_or_null()?, self.next::<Option<u16>>()?);
         let (Some(ip), Some(port)) = (ip, port) else { return Ok(None) };
+        if let Ok(ip) = ip.parse::<IpAddr>() {
+            return Ok(Some(SocketAddr::new(ip, port)));
+        }
+        // One with a scope, `fe80::1%2`, is read as a whole.
         let text = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
         text.parse().map(Some).map_err(|_| self.unreadable(&format!("no address: {text:?}")))
     }
@@ -289,12 +293,12 @@ impl<'r, 's> Columns<'r, 's> {
 
     /// Outcome, phase, cause, SOCKS code, HTTP status and detail, in this order.
     pub(super) fn outcome(&mut self) -> Result<Outcome, Error> {
-        let word: String = self.next()?;
+        let word = self.next_ref()?.as_str()?;
         let phase = self.maybe_word(Phase::parse)?;
         let cause = self.maybe_word(Cause::parse)?;
         let (socks_code, http_status) = (self.next()?, self.next()?);
         let detail = self.next::<Option<String>>()?.unwrap_or_default();
-        match (word.as_str(), phase, cause) {
+        match (word, phase, cause) {
             ("complete", None, None) => Ok(Outcome::Complete),
             ("timeout", Some(phase), None) => Ok(Outcome::Timeout(phase)),
             ("failed", Some(phase), Some(cause)) => {
