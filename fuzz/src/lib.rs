@@ -7,5 +7,9 @@
 pub mod circuit;
 #[path = "../../src/clock.rs"]
 pub mod clock;
+#[path = "../../src/import/mod.rs"]
+pub mod import;
+#[path = "../../src/measurement.rs"]
+pub mod measurement;
 
 pub mod control;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::UnixMicros;
 use crate::measurement::{Cause, Failure, Outcome, Phase, RunId, ServerKind, Steps};
+use crate::test_support::plausible_row;
 
 const RECORDED: &str = include_str!("../../../tests/recorded/onionperf-3.1.analysis.json");
 const FIRST: &str = include_str!("../../../tests/imported/onionperf-1.0.analysis.json");
@@ -281,6 +282,34 @@ proptest! {
             let at = at.min(document.len());
             let spoilt = format!("{}{with}{}", &document[..at], &document[(at + with.len()).min(document.len())..]);
             let _ = super::read(spoilt.as_bytes()).map(Iterator::count);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// perfd's two files of a day tell the same runs.
+    #[test]
+    fn what_perfd_writes_is_what_its_key_value_says(mut row in plausible_row()) {
+        // Of a clock that was set, whose seconds a float tells to the microsecond.
+        row.measurement.start.0 = row.measurement.start.0.abs().clamp(1_000_000_000_000_000, 4_000_000_000_000_000);
+        row.measurement.kind = crate::measurement::Kind::Download;
+        row.source = "op".to_owned();
+        let document = crate::export::onionperf::document("op", "0.0.0.0", [&row]);
+        let mut runs = super::read(document.as_bytes()).map_err(|fault| TestCaseError::fail(fault.to_string()))?;
+        let told = runs.next().unwrap().map_err(|fault| TestCaseError::fail(format!("{fault} in {document}")))?;
+        let line = crate::export::torperf::line(&row);
+        let mut same = crate::import::torperf::run(line.trim_end()).map_err(|(_, why)| TestCaseError::fail(why))?;
+        // The marks beyond the payload's size are in JSON alone.
+        same.steps.partials = told.steps.partials;
+        prop_assert_eq!(&told.steps, &same.steps);
+        prop_assert_eq!((told.start, told.size, told.read, told.written), (same.start, same.size, same.read, same.written));
+        prop_assert_eq!((told.local_port, told.server, &told.id), (same.local_port, same.server, &same.id));
+        let is_own = told.extra.iter().any(|(key, _)| key == "ERRORCODE");
+        prop_assert_eq!(is_own, row.measurement.outcome != Outcome::Complete);
+        if is_own {
+            prop_assert_eq!(&told.outcome, &same.outcome);
         }
     }
 }
