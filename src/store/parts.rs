@@ -8,7 +8,8 @@ use flate2::write::DeflateEncoder;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
 
-use crate::circuit::{CircuitData, Evidence};
+use super::rows::Columns;
+use crate::circuit::{BuildTimeout, Circuit, CircuitData, CircuitState, Evidence, Hop, Relay, StreamEvent};
 use crate::measurement::{Curve, RunId};
 
 /// The longest evidence that is kept of one run, in bytes: 1 MiB. What is longer is cut at the end of a line.
@@ -76,6 +77,77 @@ pub(super) fn has_evidence(conn: &Connection, id: &RunId, evidence: &Evidence) -
 pub(super) fn circuit(conn: &Connection, id: &RunId) -> Result<Option<CircuitData>> {
     let mut statement = conn.prepare_cached("SELECT body FROM circuit_data WHERE run_id = ?1")?;
     statement.query_row([id.as_str()], |row| from_json(row, 0)).optional()
+}
+
+/// As much of that as key=value tells, from the columns: reading all of it takes longer than all else of a row. What is
+/// made of it is a circuit whose parts give the same keys, and tell nothing beyond them.
+pub(super) fn circuit_keys(conn: &Connection, id: &RunId) -> Result<Option<CircuitData>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT state, stream_id, circuit_id, launched_us, used_at_us, path, build_times, timeout_ms, quantile \
+         FROM circuit_data WHERE run_id = ?1",
+    )?;
+    statement.query_row([id.as_str()], keys_row).optional()
+}
+
+fn keys_row(row: &Row<'_>) -> Result<CircuitData> {
+    let mut columns = Columns::of(row);
+    let known = |word: &str| CircuitState::ALL.iter().find(|(_, w)| *w == word).map(|(state, _)| *state);
+    let state = columns.word(known)?;
+    let (stream_id, circuit_id) = (columns.maybe_natural()?, columns.maybe_natural()?);
+    let (launched_us, used_at) = (columns.next::<Option<i64>>()?, columns.next::<Option<i64>>()?);
+    let path = columns.next_ref()?.as_str_or_null()?;
+    let times = columns.next_ref()?.as_str_or_null()?;
+    let (timeout_ms, quantile) = (columns.maybe_natural()?, columns.next::<Option<f64>>()?);
+    let ended =
+        |at_us| StreamEvent { at_us, status: "CLOSED".to_owned(), circuit_id: None, reason: None, remote_reason: None };
+    let circuit = Circuit {
+        // What is in no column was too large for one, and is for key=value.
+        id: circuit_id.unwrap_or(u64::MAX),
+        launched_us,
+        built_us: None,
+        path: hops(path, times),
+        purpose: None,
+        hs_state: None,
+        build_flags: Vec::new(),
+        built_before_run: None,
+        last_used_us: None,
+        end: None,
+        bytes_read: None,
+        bytes_written: None,
+    };
+    let timeout = (timeout_ms.is_some() || quantile.is_some()).then(|| BuildTimeout {
+        timeout_ms: timeout_ms.unwrap_or(u64::MAX),
+        quantile,
+        learning: None,
+    });
+    Ok(CircuitData {
+        state,
+        connection: 0,
+        tor_version: None,
+        stream_id,
+        stream: used_at.map(ended).into_iter().collect(),
+        circuit: Some(circuit),
+        conflux: None,
+        onion: None,
+        build_timeout: timeout,
+        guard: None,
+        guard_events: Vec::new(),
+        congestion: None,
+    })
+}
+
+/// The hops of a path and of its build times, of which either may not be known.
+fn hops(path: Option<&str>, times: Option<&str>) -> Vec<Hop> {
+    let hop = |fingerprint: &str, time: Option<&str>| Hop {
+        relay: Relay { fingerprint: fingerprint.trim_start_matches('$').to_owned(), nickname: None },
+        built_after_us: time.and_then(|time| time.parse().ok()),
+    };
+    match (path, times) {
+        (Some(path), Some(times)) => path.split(',').zip(times.split(',').map(Some)).map(|(f, t)| hop(f, t)).collect(),
+        (Some(path), None) => path.split(',').map(|fingerprint| hop(fingerprint, None)).collect(),
+        (None, Some(times)) => times.split(',').map(|time| hop("", Some(time))).collect(),
+        (None, None) => Vec::new(),
+    }
 }
 
 /// The lines that say so, as one text.

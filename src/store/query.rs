@@ -171,6 +171,22 @@ pub(super) fn results_within(conn: &Connection, filter: &Filter, (low, high): (i
     Ok(cut(&snapshot, rows, Order::Oldest, most)?.0)
 }
 
+/// All rows of these revisions (not more than [`WINDOW`] of them), with what key=value tells of their circuits.
+pub(super) fn results_with_keys(conn: &Connection, (low, high): (i64, i64)) -> Result<Vec<ResultRow>> {
+    let snapshot = conn.unchecked_transaction()?;
+    let (most, filter) = (WINDOW as usize, Filter::default());
+    let high = high.min(low.saturating_add(WINDOW - 1));
+    let mut rows = select(&snapshot, &filter, "NOT INDEXED", (low, high), Order::Oldest, most)?;
+    for row in &mut rows {
+        row.circuit = parts::circuit_keys(&snapshot, &row.measurement.id)?;
+    }
+    if imported::any(&snapshot)? {
+        rows.extend(imported::select(&snapshot, &filter, (low, high), Order::Oldest, most)?);
+        rows.sort_by_key(|row| row.revision);
+    }
+    Ok(rows)
+}
+
 /// Which tables have rows that a filter may let through.
 #[derive(Clone, Copy, Debug)]
 struct Tables {

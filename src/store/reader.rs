@@ -53,7 +53,11 @@ impl StoreReader {
     /// # Errors
     /// If it can't be read, is no store of perfd's, or has other tables than this perfd reads.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let reader = Self::of(path, &StoreOptions::default(), !connection::is_written(path));
+        let readers = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+        // Nobody else asks, and who exports waits for the disk as long as it takes.
+        let patient = Duration::from_secs(600);
+        let options = StoreOptions { readers, read_wait: patient, read_limit: patient, ..StoreOptions::default() };
+        let reader = Self::of(path, &options, !connection::is_written(path));
         connection::check_for_reading(path, reader.pool.connect())?;
         Ok(reader)
     }
@@ -112,6 +116,12 @@ impl StoreReader {
     pub async fn results_within(&self, filter: &Filter, revisions: (i64, i64)) -> Result<Vec<ResultRow>, StoreError> {
         let filter = filter.clone();
         self.read(move |conn| query::results_within(conn, &filter, revisions)).await
+    }
+
+    /// The results of these revisions, not more than [`WINDOW`] of them, by revision, with as much of their circuits as
+    /// key=value tells, which is read far faster than all of it.
+    pub async fn results_with_keys(&self, revisions: (i64, i64)) -> Result<Vec<ResultRow>, StoreError> {
+        self.read(move |conn| query::results_with_keys(conn, revisions)).await
     }
 
     /// All that is known of the run of this name.

@@ -89,7 +89,11 @@ pub fn run(args: ExportArgs) -> Result<(), Exit> {
     let folder = Folder::make(&args.out)?;
     let filter =
         Filter { experiment: args.experiment.clone(), since: args.since, until: args.until, ..Filter::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(rows::workers())
+        .enable_all()
+        .build()
+        .or_exit(FAILED)?;
     let written = runtime.block_on(async {
         match args.format {
             ExportFormat::Collector => days::collector(&reader, config.as_ref(), &args, &folder).await,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::operation::apply;
 use super::*;
 use crate::circuit::Evidence;
+use crate::export::torperf;
 use crate::measurement::{Cause, Curve, Failure, Kind, Outcome, Phase, ResultRow};
 use crate::test_support::result_row;
 
@@ -95,6 +96,22 @@ pub(super) fn lets_through(filter: &Filter, new: &NewResult) -> bool {
 }
 
 proptest! {
+    #[test]
+    fn the_keys_of_a_circuit_are_those_of_all_that_is_known_of_it(rows in prop::collection::vec(result_row(), 1..5)) {
+        let conn = in_memory();
+        for (n, row) in rows.iter().enumerate() {
+            let mut new = new_of(row, "", "");
+            new.measurement.id = RunId::from_bits(n as u128);
+            insert(&conn, n as i64, new);
+        }
+        let all = (1, rows.len() as i64);
+        let whole = query::results_within(&conn, &Filter::default(), all).unwrap();
+        let keys = query::results_with_keys(&conn, all).unwrap();
+        let lines = |rows: &[ResultRow]| rows.iter().map(torperf::line).collect::<Vec<_>>();
+        prop_assert_eq!(lines(&keys), lines(&whole));
+        prop_assert_eq!(keys.len(), rows.len());
+    }
+
     #[test]
     fn every_field_of_every_outcome_reads_back(row in result_row(), configuration in ".*", lines in "(?s).{0,200}") {
         let conn = in_memory();
