@@ -23,7 +23,7 @@ pub const PRIVILEGES: u8 = 77;
 /// The configuration is wrong.
 pub const CONFIG: u8 = 78;
 
-/// Interrupted while it brought the private network up, as shells say it.
+/// Interrupted while it brought the private network up, or imported, as shells say it.
 pub const INTERRUPTED: u8 = 130;
 
 /// All of them, for the help.
@@ -32,14 +32,14 @@ pub const HELP: &str = "Exit codes:
   1   failed, the run is not complete, or there is no such run or tor
   2   the arguments can't be understood
   3   the private network is not up (testnet status)
-  65  a file departs from its format (validate)
-  66  a file can't be opened (validate)
+  65  a file departs from its format (validate, import)
+  66  a file can't be opened (validate, import)
   69  the service asked does not answer
   71  an address can't be listened on
   74  the store, the payload key or the log can't be opened
   77  privileges can't be dropped
   78  the configuration is wrong
-  130 interrupted (testnet up)";
+  130 interrupted (testnet up, import)";
 
 /// An error that ends perfd, and the code that it ends with.
 #[derive(Debug)]

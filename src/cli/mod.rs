@@ -6,6 +6,7 @@ mod check;
 pub mod exit;
 mod export;
 mod follow;
+mod import;
 mod once;
 mod opened;
 pub mod output;
@@ -47,6 +48,7 @@ enum Command {
     Results(Box<results::ResultsArgs>),
     Tor(tor::TorArgs),
     Rederive(rederive::RederiveArgs),
+    Import(import::ImportArgs),
     Validate(validate::ValidateArgs),
     Export(export::ExportArgs),
     Annotate(Box<annotate::AnnotateArgs>),
@@ -75,6 +77,7 @@ impl Cli {
             Command::Tor(args) => tor::run(args).map(|()| exit::OK),
             Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
             Command::Export(args) => export::run(args).map(|()| exit::OK),
+            Command::Import(args) => import::run(args),
             Command::Validate(args) => validate::run(args),
             Command::Annotate(args) => annotate::annotate(*args).map(|()| exit::OK),
             Command::Annotations(args) => annotate::annotations(*args).map(|()| exit::OK),

@@ -30,6 +30,16 @@ pub enum Format {
 }
 
 impl Format {
+    /// The word under which the store notes what was imported.
+    pub fn word(self) -> &'static str {
+        match self {
+            Format::Torperf => "torperf",
+            Format::Data => "data",
+            Format::ExtraData => "extradata",
+            Format::OnionPerf => "onionperf",
+        }
+    }
+
     /// The form of a file, by what it begins with or else by its name; `.xz` at its end is passed over.
     pub fn of(name: &str, begin: &[u8]) -> Option<Format> {
         let name = name.strip_suffix(".xz").unwrap_or(name);

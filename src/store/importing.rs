@@ -16,9 +16,12 @@ use super::connection::{self, begin, open_store};
 use super::error::{OpenError, StoreError};
 use super::imported::{self, COLUMNS};
 use super::rows::integer;
+use super::{rollup, samples};
 use crate::clock::UnixMicros;
 use crate::import::ImportedRun;
 use crate::measurement::RunId;
+use crate::stats::Sample;
+use crate::stats::period::day_of;
 
 /// The experiment of a run whose file names none.
 pub const UNNAMED_EXPERIMENT: &str = "torperf";
@@ -41,6 +44,12 @@ const BATCH: usize = 128;
 /// Names that are sorted before they are written: with more rows than that, each page of their table is written for
 /// many of them.
 const NAMES: usize = 1 << 18;
+
+/// Runs that are added to the roll-ups together: each of those is then read and written for many of them.
+const SAMPLES: usize = 4_096;
+
+/// Those of one day of which so many are added without a look at the time.
+const ROLLED_UP: usize = 512;
 
 /// Pages of the write-ahead log after which they are put into the store's file.
 const CHECKPOINT: u64 = 2_000;
@@ -78,6 +87,8 @@ pub struct Import<'a> {
     waiting: Vec<ImportedRun>,
     /// Names that were written and can't be found yet: head and row.
     names: Vec<(i64, i64)>,
+    /// What was written and is in no roll-up yet.
+    samples: Vec<(i64, Sample)>,
 }
 
 impl Importer {
@@ -123,7 +134,7 @@ impl Importer {
             })
             .map_err(failing)?;
         let (counts, waiting) = (ImportCounts::default(), Vec::with_capacity(BATCH));
-        Ok(Import { importer: self, id, first_row, counts, waiting, names: Vec::new() })
+        Ok(Import { importer: self, id, first_row, counts, waiting, names: Vec::new(), samples: Vec::new() })
     }
 
     /// One short transaction.
@@ -206,7 +217,10 @@ impl Importer {
             removed += last.len() as u64;
             Ok(!last.is_empty())
         })?;
-        self.write(|change| change.execute("DELETE FROM import WHERE id = ?1 AND base IS NULL", [id]))?;
+        self.write(|change| {
+            rollup::forget(change, id)?;
+            change.execute("DELETE FROM import WHERE id = ?1 AND base IS NULL", [id])
+        })?;
         Ok(removed)
     }
 }
@@ -248,6 +262,7 @@ impl Import<'_> {
     fn end(&mut self) -> Result<ImportCounts> {
         self.write_waiting()?;
         self.write_names()?;
+        self.roll_up()?;
         let (id, counts) = (self.id, self.counts);
         if counts.new == 0 {
             self.importer.remove(id)?;
@@ -280,7 +295,7 @@ impl Import<'_> {
         self.counts.known += taken - new.len() as u64;
         let mut rows = new.iter().map(|run| (run, name_of(run), imported::joined(&run.extra)));
         let (id, first_row) = (self.id, self.first_row);
-        let (mut n, names) = (self.counts.new, &mut self.names);
+        let (mut n, names, samples) = (self.counts.new, &mut self.names, &mut self.samples);
         let mut next = rows.next();
         self.importer.write_all(|change| {
             let Some((run, name, extra)) = &next else { return Ok(false) };
@@ -288,6 +303,7 @@ impl Import<'_> {
             let place = Place { import: id, n: integer(n)?, row: first_row + integer(n)? - 1 };
             insert(change, &place, run, name, extra)?;
             names.push((imported::head(name), place.row));
+            samples.push((0, sample_of(run)));
             next = rows.next();
             Ok(next.is_some())
         })?;
@@ -295,7 +311,26 @@ impl Import<'_> {
         if self.names.len() >= NAMES {
             self.write_names()?;
         }
+        if self.samples.len() >= SAMPLES {
+            self.roll_up()?;
+        }
         Ok(())
+    }
+
+    /// Adds the rows that were written to the roll-ups of their days.
+    fn roll_up(&mut self) -> Result<()> {
+        let mut samples = std::mem::take(&mut self.samples);
+        samples.sort_by_key(|(_, sample)| day_of(sample.start));
+        let mut left = &samples[..];
+        let id = self.id;
+        self.importer.write_all(|change| {
+            let Some((_, first)) = left.first() else { return Ok(false) };
+            let (day, most) = (day_of(first.start), &left[..left.len().min(ROLLED_UP)]);
+            let (part, _) = most.split_at(most.partition_point(|(_, sample)| day_of(sample.start) == day));
+            left = &left[part.len()..];
+            rollup::add(change, id, part)?;
+            Ok(!left.is_empty())
+        })
     }
 
     /// Lets the rows that were written be found by name, once they are visible.
@@ -361,6 +396,19 @@ fn unknown(conn: &Connection, runs: Vec<ImportedRun>) -> Result<Vec<ImportedRun>
     Ok(new)
 }
 
+/// The run as statistics see it, under the names that it is stored with.
+fn sample_of(run: &ImportedRun) -> Sample {
+    samples::of_import(run, experiment_of(run), tor_of(run))
+}
+
+fn experiment_of(run: &ImportedRun) -> &str {
+    run.experiment.as_deref().unwrap_or(UNNAMED_EXPERIMENT)
+}
+
+fn tor_of(run: &ImportedRun) -> &str {
+    run.tor.as_deref().unwrap_or(UNNAMED_TOR)
+}
+
 /// START, cut to the millisecond.
 fn millisecond(run: &ImportedRun) -> i64 {
     run.start.0.div_euclid(1000)
@@ -399,8 +447,8 @@ fn insert(conn: &Connection, place: &Place, run: &ImportedRun, name: &RunId, ext
     bind(&place.n)?;
     bind(&name.as_str())?;
     bind(&run.source)?;
-    bind(&run.experiment.as_deref().unwrap_or(UNNAMED_EXPERIMENT))?;
-    bind(&run.tor.as_deref().unwrap_or(UNNAMED_TOR))?;
+    bind(&experiment_of(run))?;
+    bind(&tor_of(run))?;
     bind(&run.start.0)?;
     bind(&integer(run.ended)?)?;
     bind(&integer(run.size)?)?;

@@ -74,7 +74,6 @@ pub(super) fn replace(conn: &Connection, revision: i64, old: &Sample, new: &Samp
     })
 }
 
-#[allow(dead_code, reason = "for what stores imported results")]
 /// Forgets the roll-ups of an import that came to nothing.
 pub(super) fn forget(conn: &Connection, import: i64) -> Result<()> {
     conn.prepare_cached("DELETE FROM daily WHERE import_id = ?1 AND import_id <> 0")?.execute([import])?;

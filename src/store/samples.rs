@@ -112,7 +112,6 @@ pub(super) fn of_new(new: &NewResult) -> Sample {
     }
 }
 
-#[allow(dead_code, reason = "for what stores imported results")]
 /// An imported result as it will be read from its row, under the names that it is stored with.
 pub(super) fn of_import(run: &ImportedRun, experiment: &str, tor: &str) -> Sample {
     let circuit = circuit_of(run.extra.iter().map(|(key, value)| (key.as_str(), value.as_str())));
