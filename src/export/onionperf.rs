@@ -8,6 +8,8 @@
 //! The format knows downloads alone. What tor says is not trusted: a name or reason that would break a reader is
 //! escaped or left out. perfd's own words stand in an object `perfd` of each download, which readers pass over.
 
+mod told;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +17,8 @@ use serde_json::{Map, Value, json};
 
 use super::torperf::{double, error_code, int32, near_endpoint, remote_endpoint, text, within_int32};
 use crate::circuit::{Circuit, CircuitData, Hop, Relay, StreamEvent};
+use told::Told;
+
 use crate::measurement::{Cause, Failure, Measurement, Outcome, PARTIALS, Phase, Place, ResultRow};
 
 /// The file's text while its rows are added one by one.
@@ -94,6 +98,9 @@ impl Analysis {
         let key = format!("{}:{}", self.streams, ends(&row.measurement));
         put(&mut entries.stream, self.streams == 0, &key, &download(row, self.streams, &key));
         self.streams += 1;
+        if let Some(imported) = &row.imported {
+            self.add_told(&Told { row, extra: &imported.extra }, &mut entries);
+        }
         let Some(data) = &row.circuit else { return entries };
         let connection = (row.tor.as_str(), data.connection);
         let legs = data.conflux.iter().flat_map(|conflux| &conflux.legs);
@@ -114,6 +121,23 @@ impl Analysis {
         }
         self.note_guards(&row.measurement, data);
         entries
+    }
+
+    /// What the line of an imported row told of its circuit.
+    fn add_told(&mut self, told: &Told, entries: &mut Entries) {
+        // Which connection to tor it was is not known: no two rows share what has the same number.
+        let connection = (told.row.tor.as_str(), self.streams);
+        let mut circuit = None;
+        if let Some(value) = told.circuit() {
+            let (first, id) = (self.circuits.is_empty(), told.number("CIRC_ID").unwrap_or(0));
+            circuit = self.circuits.enter(connection, id);
+            put(&mut entries.circuits, first, circuit.as_deref().unwrap_or_default(), &value);
+        }
+        if let Some(value) = told.tor_stream(circuit.as_deref()) {
+            let (first, id) = (self.tor_streams.is_empty(), told.number("USED_BY").unwrap_or(0));
+            let key = self.tor_streams.enter(connection, id).unwrap_or_default();
+            put(&mut entries.tor_stream, first, &key, &value);
+        }
     }
 
     /// The guards of all rows so far, and what stands before tor's streams.
@@ -184,15 +208,16 @@ fn put(text: &mut String, first: bool, key: &str, value: &Value) {
 fn download(row: &ResultRow, number: u64, key: &str) -> Value {
     let run = &row.measurement;
     let complete = run.outcome == Outcome::Complete;
-    let error = tgen_error(&run.outcome);
+    let told = Told::of(row);
+    let error = told.tgen_error().filter(|_| !complete).unwrap_or(tgen_error(&run.outcome));
     let mut transport = json!({
         "error": transport_error(&run.outcome),
-        "proxy": run.proxy.map_or("-".to_owned(), near_endpoint),
-        "remote": server_end(run),
+        "proxy": told.said("ENDPOINTPROXY").map_or(run.proxy.map_or("-".to_owned(), near_endpoint), str::to_owned),
+        "remote": told.said("ENDPOINTREMOTE").map_or(server_end(run), str::to_owned),
         "state": if complete { "SUCCESS_OPEN" } else { "ERROR" },
     });
-    if let Some(local) = run.local {
-        transport["local"] = json!(near_endpoint(local));
+    if let Some(local) = told.said("ENDPOINTLOCAL").map(str::to_owned).or(run.local.map(near_endpoint)) {
+        transport["local"] = json!(local);
     }
     json!({
         "byte_info": byte_info(run),
@@ -210,8 +235,8 @@ fn download(row: &ResultRow, number: u64, key: &str) -> Value {
         "stream_info": {
             "error": error,
             "id": number.to_string(),
-            "name": text(&row.source),
-            "peername": text(run.remote_host.as_deref().unwrap_or_default()),
+            "name": told.said("HOSTNAMELOCAL").map_or(text(&row.source), str::to_owned),
+            "peername": told.said("HOSTNAMEREMOTE").map_or(text(run.remote_host.as_deref().unwrap_or_default()), str::to_owned),
             "recvsize": int32(run.size),
             "recvstate": if complete { "RECV_SUCCESS" } else { "RECV_ERROR" },
             "sendsize": "0",

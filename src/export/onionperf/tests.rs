@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::circuit::{BuildTimeout, CircuitEnd};
-use crate::measurement::{Kind, RunId};
+use crate::measurement::{Imported, Kind, RunId};
 use crate::test_support::circuit::example_circuit;
 use crate::test_support::{example_row, result_row};
 
@@ -304,6 +304,35 @@ fn the_address_is_the_public_one_if_it_is_one() {
     ] {
         assert_eq!(measurement_ip(host), ip);
     }
+}
+
+#[test]
+fn what_an_imported_line_told_stands_where_readers_look_for_it() {
+    let fingerprints = ["1", "2", "3"].map(|digit| digit.repeat(40));
+    let path = format!("${}", fingerprints.join(",$"));
+    let extra = [
+        ("ENDPOINTLOCAL", "localhost:127.0.0.1:40001"),
+        ("ENDPOINTREMOTE", "abc.onion:0.0.0.0:8080"),
+        ("ERRORCODE", "TGEN/READ/END/DESTROY"),
+        ("LAUNCH", "1795341590.500000"),
+        ("USED_AT", "1795341601.500000"),
+        ("PATH", path.as_str()),
+        ("BUILDTIMES", "0.1,0.2,0.3"),
+        ("CIRC_ID", "17"),
+        ("USED_BY", "24"),
+    ];
+    let extra = extra.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    let mut row = example_row();
+    row.measurement.local = None;
+    row.measurement.outcome = Outcome::Timeout(Phase::DataComplete);
+    row.imported = Some(Imported { did_time_out: true, extra, ..Imported::default() });
+    let seen = one(&row);
+    assert_eq!((seen.onion, seen.error_code.as_deref()), (true, Some("TGEN/READ/END/DESTROY")));
+    assert_eq!((seen.fingerprints, seen.build_times), (fingerprints.to_vec(), vec![0.1, 0.2, 0.3]));
+    // What perfd itself wrote is known by its outcome.
+    let code = row.imported.as_mut().and_then(|imported| imported.extra.get_mut(2)).unwrap();
+    code.1 = "TIMEOUT/DATACOMPLETE".to_owned();
+    assert_eq!(one(&row).error_code.as_deref(), Some("TGEN/TIMEOUT"));
 }
 
 proptest! {
