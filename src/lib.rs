@@ -22,6 +22,7 @@ pub mod measurement;
 pub mod payload;
 pub mod privileges;
 pub mod probe;
+pub mod report;
 pub mod scheduler;
 pub mod service;
 pub mod slot;

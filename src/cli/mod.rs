@@ -13,6 +13,7 @@ pub mod output;
 mod rederive;
 mod results;
 mod run;
+mod stats;
 mod testnet;
 mod token;
 mod tor;
@@ -46,6 +47,7 @@ enum Command {
     Once(once::OnceArgs),
     Check(check::CheckArgs),
     Results(Box<results::ResultsArgs>),
+    Stats(Box<stats::StatsArgs>),
     Tor(tor::TorArgs),
     Rederive(rederive::RederiveArgs),
     Import(import::ImportArgs),
@@ -74,6 +76,7 @@ impl Cli {
             Command::Once(args) => once::run(args),
             Command::Check(args) => check::run(args).map(|()| exit::OK),
             Command::Results(args) => results::run(*args).map(|()| exit::OK),
+            Command::Stats(args) => stats::run(*args).map(|()| exit::OK),
             Command::Tor(args) => tor::run(args).map(|()| exit::OK),
             Command::Rederive(args) => rederive::run(args).map(|()| exit::OK),
             Command::Export(args) => export::run(args).map(|()| exit::OK),

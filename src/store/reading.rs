@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Result, named_params, params};
 
-use super::StoreError;
 use super::connection::open_for_reading;
 use super::query::Filter;
 use super::rollup::{OWN, Series, decoded};
 use super::rows::{Columns, select_slots, slot_row};
 use super::runs::{self, PairRows};
 use super::samples::{self, Wanted};
+use super::{StoreError, schema};
 use crate::clock::UnixMicros;
 use crate::measurement::{Kind, ServerKind};
 use crate::slot::SlotState;
@@ -209,5 +209,11 @@ pub fn ask_file<T>(
 ) -> std::result::Result<T, StoreError> {
     let unreadable = |error: rusqlite::Error| StoreError::Unreadable(error.to_string());
     let conn = open_for_reading(path, Duration::from_secs(5)).map_err(unreadable)?;
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unreadable)?;
+    if version != schema::VERSION as i64 {
+        let reason =
+            format!("it has version {version}, and this perfd knows {}; start perfd on it once", schema::VERSION);
+        return Err(StoreError::Unreadable(reason));
+    }
     question(&Reading::of(&conn)).map_err(unreadable)
 }

@@ -85,7 +85,12 @@ impl Statistics {
         tokio::select! {
             biased;
             Ok(answer) = &mut answered => Ok(answer),
-            refusal = &mut refused => Err(refusal.unwrap_or(StoreError::Closed)),
+            refusal = &mut refused => match (refusal, answered.try_recv()) {
+                (Ok(refusal), _) => Err(refusal),
+                // The answer was given between the two looks.
+                (Err(_), Ok(answer)) => Ok(answer),
+                (Err(_), Err(_)) => Err(StoreError::Closed),
+            },
             () = patience => Err(StoreError::Overdue),
         }
     }

@@ -18,6 +18,7 @@ mod results;
 pub mod serve;
 mod stall;
 mod start_page;
+mod stats;
 mod tors;
 mod upload;
 
@@ -39,6 +40,7 @@ use crate::clock::UnixMicros;
 use crate::config::Config;
 use crate::payload::Secret;
 use crate::payload::in_flight::InFlight;
+use crate::report;
 use crate::scheduler::Board;
 use crate::store::{Store, Tally};
 use crate::tor::Tors;
@@ -55,6 +57,10 @@ const RESULT_PLACES: usize = 16;
 
 /// And so many of them for one client.
 const RESULT_SHARE: usize = 4;
+
+/// How many statistics may be made, wait or be sent at a time, and of these so many for one client.
+const STATS_PLACES: usize = 8;
+const STATS_SHARE: usize = 3;
 
 /// What the server needs of the rest of perfd.
 pub struct Parts {
@@ -82,6 +88,8 @@ pub struct All {
     parts: Parts,
     allowance: Allowance,
     result_places: Places,
+    stats_places: Places,
+    stats_cache: report::Cache,
     listeners: Places,
     summaries: Looks<Summaries>,
     tally: Looks<Arc<Tally>>,
@@ -97,6 +105,8 @@ impl Shared {
         Shared(Arc::new(All {
             allowance: Allowance { largest: parts.config.server.max_payload, strangers },
             result_places: Places::new(RESULT_PLACES, RESULT_SHARE),
+            stats_places: Places::new(STATS_PLACES, STATS_SHARE),
+            stats_cache: report::Cache::default(),
             listeners: Places::new(events::LISTENERS, events::LISTENERS_SHARE),
             summaries: Looks::default(),
             tally: Looks::default(),
@@ -152,9 +162,11 @@ fn routes(collector: Option<&str>) -> Vec<(Method, String, MethodRouter<Shared>)
         (Method::GET, "/circuits.json", get(circuits::circuits)),
         (Method::GET, "/pairs.json", get(circuits::pairs)),
         (Method::GET, "/openapi.json", get(openapi::openapi)),
+        (Method::GET, "/stats/", get(stats::index)),
         (Method::GET, "/robots.txt", get(start_page::robots)),
     ];
-    let fixed = fixed.into_iter().map(|(method, path, answers)| (method, path.to_owned(), answers));
+    let fixed =
+        fixed.into_iter().chain(stats::routes()).map(|(method, path, answers)| (method, path.to_owned(), answers));
     let collector = collector.into_iter().flat_map(|path| {
         [
             (Method::GET, path.to_owned(), get(collector::listing)),

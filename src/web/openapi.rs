@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 use super::{Shared, of_the_moment};
 use crate::config::Config;
 use crate::export::json::SCHEMA;
+use crate::report::{Dimension, HIGHEST_FLOOR, MOST_DAYS, MOST_POINTS, MOST_RELAYS, Statistic};
+use crate::stats::Quantity;
 use crate::version;
 
 const DESCRIPTION: &str = include_str!("openapi.json");
@@ -41,7 +43,70 @@ pub fn description(config: &Config) -> String {
             }
         }
     }
+    if let Some(paths) = whole["paths"].as_object_mut() {
+        paths.extend(statistics());
+    }
     format!("{whole:#}\n")
+}
+
+/// Two paths for each statistic.
+fn statistics() -> impl Iterator<Item = (String, Value)> {
+    Statistic::ALL.into_iter().flat_map(|(statistic, name, what)| {
+        let parameters: Vec<Value> = statistic.names().into_iter().map(|name| parameter(statistic, name)).collect();
+        let row = json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}});
+        let table = json!({
+            "type": "object",
+            "required": ["statistic", "rows"],
+            "properties": {"statistic": {"const": name}, "rows": {"type": "array", "items": row}},
+        });
+        let forms = [("json", "application/json", table), ("csv", "text/csv", json!({"type": "string"}))];
+        forms.map(|(ending, media, schema)| {
+            let content = Value::from(Map::from_iter([(media.to_owned(), json!({ "schema": schema }))]));
+            let operation = json!({
+                "operationId": format!("stats-{}-{ending}", name.replace('/', "-")),
+                "tags": ["results"],
+                "summary": format!("Statistics: {what}"),
+                "parameters": parameters.clone(),
+                "responses": {
+                    "200": {"description": "A row for each period and group.", "content": content},
+                    "304": {"description": "It is what the client has, by its If-None-Match."},
+                    "400": {"$ref": "#/components/responses/BadRequest"},
+                    "413": {"$ref": "#/components/responses/TooLarge"},
+                    "503": {"$ref": "#/components/responses/Unavailable"},
+                },
+            });
+            (format!("/stats/{name}.{ending}"), json!({ "get": operation }))
+        })
+    })
+}
+
+fn parameter(statistic: Statistic, name: &str) -> Value {
+    let words = |words: Vec<&str>| json!({"type": "string", "enum": words});
+    let number = |least: usize, most: usize| json!({"type": "integer", "minimum": least, "maximum": most});
+    let (what, schema) = match name {
+        "quantity" => ("What is measured.", words(Quantity::ALL.map(|(_, word)| word).into())),
+        "period" => ("For each of them, or for all of the time.", words(vec!["hour", "day", "week", "month", "all"])),
+        "floor" => ("Figures are shown from so many samples on.", number(1, HIGHEST_FLOOR)),
+        "points" => ("At most so many points.", number(2, MOST_POINTS)),
+        "top" => ("At most so many relays a list.", number(1, MOST_RELAYS)),
+        "omit_last_days" => ("So many days are left out, today the first.", number(0, MOST_DAYS)),
+        "group" => {
+            let items = words(Dimension::ALL.map(|(_, word)| word).into());
+            return json!({
+                "name": "group", "in": "query", "style": "form", "explode": false,
+                "description": "A row for each of these.",
+                "schema": {"type": "array", "uniqueItems": true, "items": items},
+            });
+        }
+        "experiment" if statistic == Statistic::Paired => {
+            return json!({
+                "name": "experiment", "in": "query", "required": true, "description": "The experiment's name.",
+                "schema": {"type": "string"},
+            });
+        }
+        filter => return json!({ "$ref": format!("#/components/parameters/{filter}") }),
+    };
+    json!({"name": name, "in": "query", "description": what, "schema": schema})
 }
 
 /// The schema with further properties.

@@ -52,7 +52,7 @@ pub async fn start_page(State(shared): State<Shared>) -> Response<Body> {
 
 /// Answers `GET /robots.txt`: payloads and results are nothing for a search engine.
 pub async fn robots() -> &'static str {
-    "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\nDisallow: /events\n"
+    "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\nDisallow: /stats/\nDisallow: /events\n"
 }
 
 fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
@@ -109,6 +109,7 @@ fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
             "the schema of the JSON; <code>/results/ID</code> gives one result with all that is known of it, \
              <code>/results/ID.txt</code> draws it; <code>/pairs.json?experiment=NAME</code> compares its tors",
         ),
+        ("/stats/", "statistics: percentiles, distributions, failures, relays, Tor Metrics' and OnionPerf's figures"),
         ("/circuits.json", "circuits that failed, or that no run used"),
         ("/openapi.json", "all of this for programs (OpenAPI 3.1)"),
         ("/health", "the state of this server as JSON; <code>/metrics</code> for Prometheus"),
