@@ -115,6 +115,23 @@ fn a_run_over_midnight_is_published_and_reads_back() {
     let lines = torperf::Reader::new(&everything[..]).collect::<Result<Vec<_>, _>>().unwrap();
     let on = |day: i64| lines.iter().filter(|line| day_of(line.start) == day).count();
     assert!(on(days[0]) >= 3 && on(days[1]) >= 3, "the clock went over midnight");
+    // The same again from a store that knows nothing else, in whatever form it got it.
+    let fresh = setup.folder().join("fresh.sqlite");
+    let file = setup.folder().join("tpf/results.tpf");
+    perfd_does(&["import".as_ref(), "--store".as_ref(), &fresh, &file]);
+    let out = setup.folder().join("again");
+    perfd_does(&[
+        "export".as_ref(),
+        "--store".as_ref(),
+        &fresh,
+        "--format".as_ref(),
+        "tpf".as_ref(),
+        "--out".as_ref(),
+        &out,
+    ]);
+    let again = files(&out).remove("results.tpf").unwrap();
+    assert!(again == everything, "{}", String::from_utf8_lossy(&again));
+
     let analyses = export("onionperf", "onionperf");
     let downloads: usize = analyses.values().map(|analysis| check_onionperf(analysis)).sum();
     assert_eq!(downloads, lines.len());
