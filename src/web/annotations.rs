@@ -116,14 +116,14 @@ async fn take(shared: &Shared, peer: Option<Peer>, request: Request) -> Result<A
 
 /// Whose token came with the request.
 async fn author(shared: &Shared, peer: Option<Peer>, headers: &HeaderMap) -> Result<String, ApiError> {
-    if !shared.attempts.may(peer) {
-        let reason = "too many wrong tokens of this client; try again in a minute";
-        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, reason));
-    }
     let unknown = |reason: &str| ApiError::new(StatusCode::UNAUTHORIZED, reason);
     let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
         unknown("a token is needed, as `Authorization: Bearer TOKEN`; `perfd token add NAME` makes one")
     })?;
+    if !shared.attempts.may(peer) {
+        let reason = "too many wrong tokens of this client; try again in a minute";
+        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, reason));
+    }
     let sent = value.to_str().ok().and_then(|text| text.split_once(' '));
     let sent = sent.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
     let tokens = shared.store.reader().tokens().await?;
