@@ -9,6 +9,8 @@ mod cache;
 mod gather;
 mod question;
 mod table;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use cache::Cache;

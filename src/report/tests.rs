@@ -1,0 +1,357 @@
+//! Answers through a real store, against a slow and obvious implementation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::circuit::Evidence;
+use crate::clock::UnixMicros;
+use crate::import::ImportedRun;
+use crate::measurement::{Kind, Outcome, Phase, RunId, ServerKind, Steps};
+use crate::slot::{Grid, SlotId, SlotRow, SlotState};
+use crate::store::{Importer, NewResult, Store};
+use crate::test_support::circuit::{example_circuit, whole_circuit};
+use crate::test_support::example_result;
+
+const SECOND: i64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND;
+/// 2026-11-22, a Sunday.
+const FIRST: i64 = 1_795_305_600 * SECOND;
+
+struct Kept {
+    store: Store,
+    cache: std::sync::Arc<Cache>,
+    folder: TempDir,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("perfd.sqlite")).unwrap();
+        Kept { store, cache: std::sync::Arc::default(), folder }
+    }
+
+    fn database(&self) -> Connection {
+        Connection::open(self.folder.path().join("perfd.sqlite")).unwrap()
+    }
+
+    async fn try_ask(&self, path: &str, query: &str) -> Result<Table, Refused> {
+        let pairs = query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap());
+        let question = Question::parse(Statistic::parse(path).unwrap(), pairs).unwrap();
+        let (cache, now) = (self.cache.clone(), UnixMicros(FIRST + 10 * DAY));
+        let ask = self
+            .store
+            .statistics()
+            .ask(Duration::from_secs(60), move |reading| answer(reading, &cache, &question, now));
+        ask.await.unwrap()
+    }
+
+    /// These columns of the rows, as text.
+    async fn ask(&self, path: &str, query: &str, columns: &str) -> Vec<String> {
+        let table = self.try_ask(path, query).await.unwrap();
+        let places: Vec<usize> = columns
+            .split(' ')
+            .map(|name| table.columns.iter().position(|column| *column == name).unwrap_or_else(|| panic!("{name}")))
+            .collect();
+        let text = |row: &Row| -> String {
+            let cells = places.iter().map(|place| for_people(&[], &[vec![row[*place].clone()]]).remove(1).remove(0));
+            cells.collect::<Vec<_>>().join(" ")
+        };
+        table.rows.iter().map(text).collect()
+    }
+
+    /// Stores a slot with one result, which began when it was planned.
+    async fn measure(&self, new: NewResult) {
+        let planned = new.measurement.start;
+        let slot = SlotId { experiment: new.experiment.clone(), planned };
+        self.store.begin_slot(slot.clone(), grid(), planned).await.unwrap();
+        self.store.finish_slot(slot, SlotState::Done, None, planned, vec![new]).await.unwrap();
+    }
+
+    async fn miss(&self, experiment: &str, first: i64, last: i64) {
+        let count = ((last - first) / (60 * SECOND)) as u64 + 1;
+        let row = SlotRow {
+            experiment: experiment.to_owned(),
+            planned: UnixMicros(first),
+            planned_last: UnixMicros(last),
+            count,
+            state: SlotState::Missed,
+            reason: None,
+            started: None,
+            ended: None,
+        };
+        assert_eq!(self.store.record_slots(row, grid()).await, Ok(count));
+    }
+}
+
+/// A slot a minute.
+fn grid() -> Grid {
+    Grid::new(Duration::from_secs(60), Duration::ZERO)
+}
+
+/// A run that began so long after the first day and took so many ms; one that took none was cut off.
+fn run(id: u128, at: i64, ms: Option<u64>) -> NewResult {
+    let mut new = example_result(id);
+    new.measurement.start = UnixMicros(FIRST + at);
+    new.measurement.steps.data_complete = ms.map(|ms| ms * 1000);
+    if ms.is_none() {
+        new.measurement.outcome = Outcome::Timeout(Phase::DataComplete);
+    }
+    new
+}
+
+/// What a made-up slot is: its minute, experiment, tor, and what became of it.
+type Made = (i64, usize, usize, Option<Option<u64>>);
+
+/// A percentile, as its definition has it.
+fn slow_percentile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    let at = q * (sorted.len() - 1) as f64;
+    let (low, high) = (at.floor() as usize, at.ceil() as usize);
+    sorted[low] * (1.0 - (at - low as f64)) + sorted[high] * (at - low as f64)
+}
+
+#[test]
+fn summaries_are_those_of_a_slow_and_obvious_implementation() {
+    let minutes = 0i64..4 * 1440;
+    let made =
+        (minutes.clone(), 0usize..2, 0usize..2, prop::option::weighted(0.8, prop::option::weighted(0.8, 1u64..9000)));
+    let window = (prop::option::of(minutes.clone()), prop::option::of(minutes));
+    let asked = (prop::sample::subsequence(vec!["experiment", "tor"], 0..=2), 0usize..4, window);
+    let mut runner = TestRunner::new(ProptestConfig { cases: 30, ..ProptestConfig::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let all = (prop::collection::vec(made, 1..60), asked);
+    runner
+        .run(&all, |(made, (group, period, (since, until)))| {
+            runtime.block_on(async {
+                let kept = Kept::new();
+                let mut slots: BTreeMap<(i64, usize), Made> = BTreeMap::new();
+                slots.extend(made.into_iter().map(|made| ((made.0, made.1), made)));
+                for (id, (minute, experiment, tor, result)) in (1..).zip(slots.values().copied()) {
+                    let (at, name) = (minute * 60 * SECOND, ["a", "b"][experiment]);
+                    match result {
+                        None => kept.miss(name, FIRST + at, FIRST + at).await,
+                        Some(ms) => {
+                            let mut new = run(id, at, ms);
+                            (new.experiment, new.tor) = (name.to_owned(), ["x", "y"][tor].to_owned());
+                            kept.measure(new).await;
+                        }
+                    }
+                }
+                let period = ["hour", "day", "week", "all"][period];
+                let moment = |minute: i64| (FIRST + minute * 60 * SECOND) / SECOND;
+                let mut query = format!("floor=1&period={period}&group={}", group.join(","));
+                since.iter().for_each(|since| query += &format!("&since={}", moment(*since)));
+                until.iter().for_each(|until| query += &format!("&until={}", moment(*until)));
+                let columns =
+                    [&["period"], &group[..], &["runs", "samples", "coverage", "p25", "p50", "mean"]].concat();
+                // Slots without any result stand beside groups that have none; they are another test's.
+                let found = kept.ask("summary", &query, &columns.join(" ")).await;
+                let found: BTreeSet<String> =
+                    found.into_iter().filter(|row| row.split(' ').nth(1 + group.len()) != Some("0")).collect();
+
+                let period_of = |minute: i64| match period {
+                    "hour" => {
+                        let (day, hour) = (minute.div_euclid(1440), minute.rem_euclid(1440) / 60);
+                        format!("2026-11-{:02}T{hour:02}:00:00Z", 22 + day)
+                    }
+                    "day" => format!("2026-11-{:02}", 22 + minute.div_euclid(1440)),
+                    // The first day ends a week.
+                    "week" => if minute < 1440 { "2026-11-16" } else { "2026-11-23" }.to_owned(),
+                    _ => "-".to_owned(),
+                };
+                let within = |made: &&Made| {
+                    since.is_none_or(|since| made.0 >= since) && until.is_none_or(|until| made.0 < until)
+                };
+                let name = |made: &Made| {
+                    let of = |dimension: &&str| match *dimension {
+                        "experiment" => ["a", "b"][made.1],
+                        _ => ["x", "y"][made.2],
+                    };
+                    group.iter().map(of).collect::<Vec<_>>()
+                };
+                // Which experiments a group has is told by all results there ever were.
+                let mut experiments: BTreeMap<Vec<&str>, BTreeSet<usize>> = BTreeMap::new();
+                for made in slots.values().filter(|made| made.3.is_some()) {
+                    experiments.entry(name(made)).or_default().insert(made.1);
+                }
+                let mut lots: BTreeMap<(String, Vec<&str>), Vec<Option<u64>>> = BTreeMap::new();
+                for made in slots.values().filter(within) {
+                    if let Some(result) = made.3 {
+                        lots.entry((period_of(made.0), name(made))).or_default().push(result);
+                    }
+                }
+                let mut expected = BTreeSet::new();
+                for ((start, group), results) in lots {
+                    let of_group = |made: &&Made| experiments[&group].contains(&made.1) && period_of(made.0) == start;
+                    let planned: Vec<&Made> = slots.values().filter(within).filter(of_group).collect();
+                    let done = planned.iter().filter(|made| made.3.is_some()).count();
+                    let values: Vec<f64> = results.iter().flatten().map(|ms| *ms as f64).collect();
+                    let number = |value: f64| if value < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") };
+                    let shown = |value: f64| if values.is_empty() { "-".to_owned() } else { number(value) };
+                    let quartile = |q| if values.is_empty() { 0.0 } else { slow_percentile(&values, q) };
+                    let mut cells = vec![start.clone()];
+                    cells.extend(group.iter().map(|name| (*name).to_owned()));
+                    cells.extend([results.len().to_string(), values.len().to_string()]);
+                    cells.push(number(done as f64 / planned.len() as f64));
+                    cells.extend([shown(quartile(0.25)), shown(quartile(0.5))]);
+                    cells.push(shown(values.iter().sum::<f64>() / values.len().max(1) as f64));
+                    expected.insert(cells.join(" "));
+                }
+                prop_assert_eq!(found, expected, "{}", query);
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+/// A gap is split where its grid has its slots; an experiment that measured nothing at all has a row that says so.
+#[tokio::test]
+async fn coverage_counts_gaps_by_their_grid() {
+    let kept = Kept::new();
+    kept.measure(run(1, 0, Some(5))).await;
+    // From 23:00 of the first day until 01:59 of the third: 60, 1440 and 120 slots.
+    kept.miss("small", FIRST + 23 * 3600 * SECOND, FIRST + 2 * DAY + (2 * 3600 - 60) * SECOND).await;
+    kept.measure(run(2, 2 * DAY + 7200 * SECOND, None)).await;
+    let days = kept.ask("summary", "period=day&group=experiment", "period runs coverage").await;
+    assert_eq!(days, ["2026-11-22 1 0.016", "2026-11-23 0 0.000", "2026-11-24 1 0.008"]);
+    let hours = kept.ask("summary", "period=hour&since=2026-11-24", "period runs coverage").await;
+    assert_eq!(hours, ["2026-11-24T02:00:00Z 1 1.000"]);
+    let part = format!("since={}", (FIRST + 2 * DAY) / SECOND + 5400);
+    assert_eq!(kept.ask("summary", &part, "runs coverage").await, [format!("1 {:.3}", 1.0 / 31.0)]);
+    assert_eq!(kept.ask("failures", "", "outcome runs samples coverage").await[0], "complete 1 2 0.001");
+}
+
+#[tokio::test]
+async fn too_few_samples_say_nothing() {
+    let kept = Kept::new();
+    for id in 1..=9 {
+        kept.measure(run(id, id as i64 * 60 * SECOND, Some(id as u64 * 10))).await;
+    }
+    let columns = "samples mean p10 p25 p50 p99";
+    let few = format!("until={}", FIRST / SECOND + 300);
+    assert_eq!(kept.ask("summary", &few, columns).await, ["4 - - - - -"]);
+    assert_eq!(kept.ask("summary", "", columns).await, ["9 50.0 - 30.0 50.0 -"]);
+    assert_eq!(kept.ask("summary", "floor=1", columns).await, ["9 50.0 18.0 30.0 50.0 89.2"]);
+    assert_eq!(kept.ask("ecdf", &few, "value share samples").await, ["- - 4"]);
+    assert_eq!(kept.ask("ecdf", "points=3", "value share").await, ["10.0 0.111", "50.0 0.556", "90.0 1.000"]);
+}
+
+/// What is kept of an answer is good until something is stored that belongs to it: a result, a late circuit, an import.
+#[tokio::test]
+async fn what_is_kept_is_good_until_something_changes() {
+    let kept = Kept::new();
+    for day in 0..3 {
+        let mut new = run(day as u128 + 1, day * DAY, Some(100));
+        new.circuit = Some((example_circuit(), Evidence("one\n".to_owned())));
+        kept.measure(new).await;
+    }
+    let days = async || kept.ask("summary", "period=day&floor=1&group=source", "source runs p50").await;
+    assert_eq!(days().await, ["op-test 1 100.0"; 3]);
+    // The rows are changed behind its back, and the answer stays: nothing is read again.
+    kept.database().execute_batch("UPDATE result SET data_complete_us = 7000").unwrap();
+    assert_eq!(days().await, ["op-test 1 100.0"; 3]);
+    let second = RunId::from_bits(2);
+    let completed = kept.store.complete_run(&second, whole_circuit(), Evidence("two\n".to_owned()));
+    assert!(completed.await.unwrap().is_some());
+    assert_eq!(days().await, ["op-test 1 100.0", "op-test 1 7.000", "op-test 1 100.0"]);
+    let conflux = kept.ask("conflux", "floor=1&period=day", "period conflux runs").await;
+    assert_eq!(conflux[2..4], ["2026-11-23 true 1", "2026-11-23 false 0"]);
+    kept.measure(run(9, 2 * DAY + 60 * SECOND, Some(100))).await;
+    assert_eq!(days().await, ["op-test 1 100.0", "op-test 1 7.000", "op-test 2 53.5"]);
+
+    // An import is seen when it is switched on, and not before. The rows that were changed are gone for it too, as its
+    // day is read again.
+    let mut importer = Importer::open(&kept.folder.path().join("perfd.sqlite")).unwrap();
+    let mut import = importer.begin("old.tpf", "tpf").unwrap();
+    for second in 0..300 {
+        let steps = Steps { data_complete: Some(200_000), ..Steps::default() };
+        let imported = ImportedRun {
+            source: "other".to_owned(),
+            experiment: None,
+            id: None,
+            tor: None,
+            start: UnixMicros(FIRST + second * SECOND),
+            ended: 200_000,
+            size: 51_200,
+            steps,
+            written: 80,
+            read: 51_300,
+            local_port: None,
+            kind: Kind::Download,
+            server: ServerKind::Exit,
+            outcome: Outcome::Complete,
+            did_time_out: false,
+            extra: vec![("PATH".to_owned(), format!("${}", "A".repeat(40)))],
+        };
+        import.add(imported).unwrap();
+    }
+    assert_eq!(days().await, ["op-test 1 100.0", "op-test 1 7.000", "op-test 2 53.5"]);
+    import.finish().unwrap();
+    assert_eq!(days().await, ["op-test 1 7.000", "other 300 200.0", "op-test 1 7.000", "op-test 2 53.5"]);
+    let of_import = kept.ask("summary", "source=other", "samples p50 coverage exact").await;
+    assert_eq!(of_import, ["300 200.0 - true"], "what was imported has no slots");
+    let relays = kept.ask("relays", "source=other&top=1", "list fingerprint runs").await;
+    assert_eq!(relays, [] as [String; 0], "all took as long, so none was slow");
+    assert_eq!(kept.ask("conflux", "source=other", "conflux runs").await, ["true 0", "false 300"]);
+}
+
+/// Rows may be deleted: what they came to is still told, and said not to be exact.
+#[tokio::test]
+async fn what_is_gone_is_answered_from_the_rollups() {
+    let kept = Kept::new();
+    for id in 1..=400u64 {
+        let at = (id as i64 - 1) * 60 * SECOND + if id > 200 { DAY } else { 0 };
+        kept.measure(run(id.into(), at, (id % 7 != 0).then_some(id * 37 % 5000 + 20))).await;
+    }
+    let numbers = async |path: &str, query: &str| kept.try_ask(path, query).await.unwrap();
+    let before = numbers("summary", "period=day").await;
+    let failures = kept.ask("failures", "period=day", "period outcome runs samples").await;
+    let downloads = numbers("tor-metrics/downloads", "").await;
+    let timeouts = kept.ask("tor-metrics/failures", "", "date timeouts requests").await;
+    let gone = format!("PRAGMA foreign_keys = 1; DELETE FROM result WHERE start_us < {}", FIRST + DAY);
+    kept.database().execute_batch(&gone).unwrap();
+    let fresh = Kept { cache: std::sync::Arc::default(), ..kept };
+    let exact = async |path: &str| fresh.ask(path, if path == "summary" { "period=day" } else { "" }, "exact").await;
+    assert_eq!(exact("summary").await, ["false", "true"]);
+    let numbers = async |path: &str, query: &str| fresh.try_ask(path, query).await.unwrap();
+    for (table, before) in
+        [(numbers("summary", "period=day").await, before), (numbers("tor-metrics/downloads", "").await, downloads)]
+    {
+        assert_eq!(table.rows.len(), 2);
+        for (cell, was) in table.rows.iter().zip(&before.rows).flat_map(|(row, was)| row.iter().zip(was)) {
+            match (cell, was) {
+                (Cell::Number(cell), Cell::Number(was)) => assert!((cell - was).abs() <= was * 0.01, "{cell} {was}"),
+                (Cell::Count(cell), Cell::Count(was)) => assert!(cell.abs_diff(*was) as f64 <= *was as f64 * 0.02),
+                (Cell::Flag(_), Cell::Flag(_)) => {}
+                (cell, was) => assert_eq!(cell, was),
+            }
+        }
+    }
+    assert_eq!(fresh.ask("failures", "period=day", "period outcome runs samples").await, failures);
+    assert_eq!(fresh.ask("tor-metrics/failures", "", "date timeouts requests").await, timeouts);
+    let month = fresh.ask("summary", "period=month", "runs samples exact").await;
+    assert_eq!(month, [format!("400 {} false", 400 - 400 / 7)]);
+}
+
+#[tokio::test]
+async fn the_last_days_can_be_left_out_and_too_many_rows_are_refused() {
+    let kept = Kept::new();
+    // It is the tenth day after the first.
+    for day in [7, 8, 9, 10] {
+        kept.measure(run(day as u128, day * DAY, Some(100))).await;
+    }
+    let dates = async |query: &str| kept.ask("tor-metrics/downloads", query, "date").await;
+    assert_eq!(dates("").await.len(), 4);
+    assert_eq!(dates("omit_last_days=2").await, ["2026-11-29", "2026-11-30"]);
+    assert_eq!(dates("omit_last_days=1").await.last().unwrap(), "2026-12-01");
+    // A gap of seventy years has more hours than anybody reads.
+    kept.miss("small", FIRST + 20 * DAY, FIRST + 20 * DAY + 25_000 * DAY).await;
+    assert_eq!(kept.try_ask("summary", "period=hour").await, Err(Refused::TooManyRows(100_000)));
+}
