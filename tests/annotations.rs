@@ -193,6 +193,8 @@ async fn only_who_has_a_token_writes() {
     let limited = post(&server, &bearer(&other), &body).await;
     assert_eq!((limited.status, limited.header("retry-after")), (429, Some("60")));
     assert!(limited.reason().contains("too many wrong tokens"));
+    // Who brings none guesses nothing.
+    assert_eq!(post(&server, "Content-Type: application/json\r\n", &body).await.status, 401);
     assert_eq!(server.store.remove_token("ann").await, Ok(true));
     assert_eq!(server.store.remove_token("ann").await, Ok(false));
     assert_eq!(ids(&server, "").await, [1]);

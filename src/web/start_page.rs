@@ -52,7 +52,8 @@ pub async fn start_page(State(shared): State<Shared>) -> Response<Body> {
 
 /// Answers `GET /robots.txt`: payloads and results are nothing for a search engine.
 pub async fn robots() -> &'static str {
-    "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\nDisallow: /stats/\nDisallow: /events\n"
+    "User-agent: *\nDisallow: /payload/\nDisallow: /urandom/\nDisallow: /results\nDisallow: /stats/\nDisallow: /events\n\
+     Disallow: /pairs.json\nDisallow: /circuits.json\n"
 }
 
 fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
