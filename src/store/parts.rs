@@ -81,16 +81,21 @@ pub(super) fn circuit(conn: &Connection, id: &RunId) -> Result<Option<CircuitDat
 
 /// As much of that as key=value tells, from the columns: reading all of it takes longer than all else of a row. What is
 /// made of it is a circuit whose parts give the same keys, and tell nothing beyond them.
-pub(super) fn circuit_keys(conn: &Connection, id: &RunId) -> Result<Option<CircuitData>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT state, stream_id, circuit_id, launched_us, used_at_us, path, build_times, timeout_ms, quantile \
-         FROM circuit_data WHERE run_id = ?1",
-    )?;
-    statement.query_row([id.as_str()], keys_row).optional()
+///
+/// Of the runs of these revisions, in their order; a question for each run would take as long as its row.
+pub(super) fn circuit_keys(conn: &Connection, (low, high): (i64, i64)) -> Result<Vec<(i64, CircuitData)>> {
+    conn.prepare_cached(
+        "SELECT revision, state, stream_id, circuit_id, launched_us, used_at_us, path, build_times, timeout_ms, quantile \
+         FROM result NOT INDEXED CROSS JOIN circuit_data ON run_id = id WHERE revision BETWEEN ?1 AND ?2 \
+         ORDER BY revision",
+    )?
+    .query_map([low, high], keys_row)?
+    .collect()
 }
 
-fn keys_row(row: &Row<'_>) -> Result<CircuitData> {
+fn keys_row(row: &Row<'_>) -> Result<(i64, CircuitData)> {
     let mut columns = Columns::of(row);
+    let revision = columns.next()?;
     let known = |word: &str| CircuitState::ALL.iter().find(|(_, w)| *w == word).map(|(state, _)| *state);
     let state = columns.word(known)?;
     let (stream_id, circuit_id) = (columns.maybe_natural()?, columns.maybe_natural()?);
@@ -120,7 +125,7 @@ fn keys_row(row: &Row<'_>) -> Result<CircuitData> {
         quantile,
         learning: None,
     });
-    Ok(CircuitData {
+    let data = CircuitData {
         state,
         connection: 0,
         tor_version: None,
@@ -133,7 +138,8 @@ fn keys_row(row: &Row<'_>) -> Result<CircuitData> {
         guard: None,
         guard_events: Vec::new(),
         congestion: None,
-    })
+    };
+    Ok((revision, data))
 }
 
 /// The hops of a path and of its build times, of which either may not be known.

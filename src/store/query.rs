@@ -177,8 +177,9 @@ pub(super) fn results_with_keys(conn: &Connection, (low, high): (i64, i64)) -> R
     let (most, filter) = (WINDOW as usize, Filter::default());
     let high = high.min(low.saturating_add(WINDOW - 1));
     let mut rows = select(&snapshot, &filter, "NOT INDEXED", (low, high), Order::Oldest, most)?;
+    let mut circuits = parts::circuit_keys(&snapshot, (low, high))?.into_iter().peekable();
     for row in &mut rows {
-        row.circuit = parts::circuit_keys(&snapshot, &row.measurement.id)?;
+        row.circuit = circuits.next_if(|(revision, _)| *revision == row.revision).map(|(_, circuit)| circuit);
     }
     if imported::any(&snapshot)? {
         rows.extend(imported::select(&snapshot, &filter, (low, high), Order::Oldest, most)?);

@@ -23,7 +23,7 @@ pub enum Form {
 }
 
 /// Results in one read of the store.
-pub const PAGE: usize = 1000;
+pub const PAGE: usize = 500;
 
 /// Writes what `filter` lets through, in the order of revisions. Gives what was written, for people.
 pub async fn write(reader: &StoreReader, filter: &Filter, form: Form, folder: &Folder) -> Result<String, Exit> {
