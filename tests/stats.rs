@@ -176,3 +176,40 @@ async fn when_too_many_ask_they_are_told_and_results_go_on() {
     }
     assert_eq!(server.get("/stats/summary.json").await.status, 200);
 }
+
+/// The command tells what the service tells, and the same of the file alone.
+#[tokio::test]
+async fn perfd_stats_asks_the_service_or_reads_the_store() {
+    let server = with_thirty().await;
+    let file = server.database().path().unwrap().to_owned();
+    let url = format!("http://{}", server.address);
+    let ask = async |args: &str, from: [&str; 2]| {
+        let mut command = web::perfd();
+        command.arg("stats").args(args.split_whitespace()).args(from);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = within("perfd stats", output).await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let service = ["--server", url.as_str()];
+    let store = ["--store", file.as_str()];
+    for args in ["", "--period day --format csv", "failures --format json --group server", "onionperf/ttfb --floor 1"] {
+        let (code, text, errors) = ask(args, service).await;
+        assert_eq!((code, errors.as_str()), (0, ""), "{args}");
+        assert!(text.lines().count() > 1, "{args}: {text}");
+        assert_eq!(ask(args, store).await, (0, text, String::new()), "{args}");
+    }
+    let (_, table, _) = ask("--period day --group source --until 2026-11-23", service).await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..4], ["PERIOD", "SOURCE", "QUANTITY", "UNIT"]);
+    assert_eq!(lines[1][..7], ["2026-11-22", "test", "time_to_last_byte", "ms", "10", "10", "1.000"]);
+    for (args, reason) in [("--group colour", "must be one of source"), ("paired", "experiment=NAME")] {
+        for from in [service, store] {
+            let (code, text, errors) = ask(args, from).await;
+            assert_eq!((code, text.as_str()), (2, ""), "{args}: {errors}");
+            assert!(errors.contains(reason), "{errors}");
+        }
+    }
+    let (code, _, errors) = ask("", ["--store", "/nowhere/perfd.sqlite"]).await;
+    assert!(code != 0 && errors.contains("cannot be read"), "{code} {errors}");
+}

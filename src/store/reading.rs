@@ -78,6 +78,12 @@ impl<'c> Reading<'c> {
         Reading { conn }
     }
 
+    /// The connection, for questions that only a test asks.
+    #[cfg(test)]
+    pub(super) fn conn(&self) -> &Connection {
+        self.conn
+    }
+
     /// The series that the filter lets through (whatever it says of times and outcome), by number.
     pub fn series(&self, filter: &Filter) -> Result<Vec<Known>> {
         let size = filter.size.map(|size| i64::try_from(size).unwrap_or(-1));

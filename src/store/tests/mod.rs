@@ -8,6 +8,7 @@ mod opening;
 mod reading;
 mod rolling;
 mod slots;
+mod statistics;
 mod writing;
 
 use std::path::PathBuf;
