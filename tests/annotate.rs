@@ -82,6 +82,19 @@ async fn tokens_and_notes_beside_a_running_service() {
     let drawn = done(&["results", name, service[0], service[1]], None);
     assert!(drawn.contains("note 1 by ann, ") && drawn.contains("  guard overloaded\n  again\n"), "{drawn}");
 
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    for (format, file, lines) in [("json", "annotations.ndjson", 4), ("csv", "annotations.csv", 6)] {
+        let said = done(&["export", "--format", format, "--out", out, store[0], store[1]], None);
+        assert!(said.starts_with("1 results and 4 notes in "), "{said}");
+        assert_eq!(std::fs::read_to_string(folder.path().join(file)).unwrap().lines().count(), lines, "{format}");
+    }
+    let all = std::fs::read(folder.path().join("annotations.csv")).unwrap();
+    assert_eq!(all, server.get("/annotations.csv").await.body);
+    let first = std::fs::read_to_string(folder.path().join("annotations.ndjson")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+    assert_eq!(first, server.get("/annotations/1").await.json());
+
     done(&["token", "remove", "ann", store[0], store[1]], None);
     let said = refused(&on_run, Some(token), 2);
     assert!(said.contains("this is no token of this perfd"), "{said}");

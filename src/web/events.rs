@@ -277,3 +277,51 @@ impl Listener {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::places::Places;
+    use super::*;
+    use crate::clock::UnixMicros;
+    use crate::slot::{Grid, SlotId, SlotState};
+    use crate::store::Store;
+    use crate::test_support::example_result;
+
+    fn listener(store: &Store, filter: Filter) -> Listener {
+        Listener {
+            reader: store.reader().clone(),
+            revisions: store.revisions(),
+            filter,
+            form: EventForm::Json,
+            position: 0,
+            told: 0,
+            had: 0,
+            until: None,
+            said: Instant::now(),
+            _place: Places::new(1, 1).take(None).unwrap(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_nothing_is_told_hears_of_it_every_fifteen_seconds() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("perfd.sqlite")).unwrap();
+        let nothing = Filter { outcome: Some("timeout".to_owned()), ..Filter::default() };
+        let mut listener = listener(&store, nothing);
+        let begun = Instant::now();
+        assert_eq!(listener.piece().await.as_deref(), Some(":\n\n"));
+        assert_eq!(begun.elapsed().as_secs(), 15);
+
+        // What the filter keeps back moves the id on all the same, but only then.
+        let result = example_result(1);
+        let slot = SlotId { experiment: result.experiment.clone(), planned: result.planned };
+        let grid = Grid::new(Duration::from_secs(1), Duration::ZERO);
+        store.begin_slot(slot.clone(), grid, slot.planned).await.unwrap();
+        store.finish_slot(slot, SlotState::Done, None, UnixMicros(1), vec![result]).await.unwrap();
+        let text = listener.piece().await.unwrap();
+        assert_eq!(text, "event: cursor\nid: 1\ndata: {\"revision\":1}\n\n");
+        assert_eq!(begun.elapsed().as_secs(), 30);
+        assert_eq!(listener.piece().await.as_deref(), Some(":\n\n"));
+        assert_eq!(begun.elapsed().as_secs(), 45);
+    }
+}

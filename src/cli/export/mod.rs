@@ -1,6 +1,7 @@
 //! `perfd export`: results as files in a folder, from a store that a perfd may be writing meanwhile.
 
 mod days;
+mod notes;
 mod output;
 mod rows;
 
@@ -23,7 +24,7 @@ use output::Folder;
 ///
 /// onionperf writes SOURCE/DATE.onionperf.analysis.json.xz for each UTC day, with all downloads (the format has no
 /// uploads). tpf, json, csv and har write all results to one file each: results.tpf, results.ndjson (a JSON object a
-/// line), results.csv, results.har. In key=value REVISION is left out, so that what is imported elsewhere and exported
+/// line), results.csv, results.har; json and csv also the notes on them, annotations.ndjson and annotations.csv. In key=value REVISION is left out, so that what is imported elsewhere and exported
 /// again is the same.
 ///
 /// The store is read only, and may belong to a running perfd. A file appears when it is whole.
@@ -98,10 +99,10 @@ pub fn run(args: ExportArgs) -> Result<(), Exit> {
         match args.format {
             ExportFormat::Collector => days::collector(&reader, config.as_ref(), &args, &folder).await,
             ExportFormat::Onionperf => days::onionperf(&reader, config.as_ref(), &filter, &folder).await,
-            ExportFormat::Tpf => rows::write(&reader, &filter, rows::Form::Tpf, &folder).await,
-            ExportFormat::Json => rows::write(&reader, &filter, rows::Form::Json, &folder).await,
-            ExportFormat::Csv => rows::write(&reader, &filter, rows::Form::Csv, &folder).await,
-            ExportFormat::Har => rows::write(&reader, &filter, rows::Form::Har, &folder).await,
+            ExportFormat::Tpf => all(&reader, &filter, rows::Form::Tpf, &folder).await,
+            ExportFormat::Json => all(&reader, &filter, rows::Form::Json, &folder).await,
+            ExportFormat::Csv => all(&reader, &filter, rows::Form::Csv, &folder).await,
+            ExportFormat::Har => all(&reader, &filter, rows::Form::Har, &folder).await,
         }
     })?;
     if reader.overtaken() {
@@ -109,6 +110,12 @@ pub fn run(args: ExportArgs) -> Result<(), Exit> {
     }
     super::output::line(format_args!("{written} in {}", args.out.display()));
     Ok(())
+}
+
+/// All results, and the notes on them.
+async fn all(reader: &StoreReader, filter: &Filter, form: rows::Form, folder: &Folder) -> Result<String, Exit> {
+    let results = rows::write(reader, filter, form, folder).await?;
+    Ok(results + &notes::write(reader, filter, form, folder).await?)
 }
 
 fn moment(text: &str) -> Result<UnixMicros, String> {
