@@ -336,6 +336,8 @@ async fn what_is_gone_is_answered_from_the_rollups() {
     }
     assert_eq!(fresh.ask("failures", "period=day", "period outcome runs samples").await, failures);
     assert_eq!(fresh.ask("tor-metrics/failures", "", "date timeouts requests").await, timeouts);
+    let hours = fresh.ask("summary", "period=hour&until=2026-11-23", "period").await;
+    assert_eq!(hours, [] as [String; 0], "a day's roll-up does not tell of its hours");
     let month = fresh.ask("summary", "period=month", "runs samples exact").await;
     assert_eq!(month, [format!("400 {} false", 400 - 400 / 7)]);
 }

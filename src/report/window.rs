@@ -205,7 +205,12 @@ impl Window {
         }
         let exact =
             marks.iter().all(|mark| found.get(&(mark.day, mark.series, mark.import)).copied() >= Some(mark.runs));
-        if !exact && let Some(mut rolled) = gather::empty_of_rollups(question, &self.groups) {
+        // A day's roll-up does not tell of its hours: of these there is what is left.
+        let tells = question.period != Some(Period::Hour);
+        if !exact
+            && tells
+            && let Some(mut rolled) = gather::empty_of_rollups(question, &self.groups)
+        {
             for mark in marks {
                 let number = self.groups.known.iter().position(|known| known.id == mark.series);
                 if let (Some(number), Some(rollup)) = (number, reading.rollup(mark)?) {
