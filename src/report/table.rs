@@ -15,7 +15,7 @@ pub enum Cell {
     Text(Arc<str>),
     /// How many.
     Count(u64),
-    /// A figure.
+    /// A figure; it is written with at most six decimals.
     Number(f64),
     /// Whether it is so.
     Flag(bool),
@@ -91,7 +91,7 @@ impl Cell {
             Cell::Null => String::new(),
             Cell::Text(text) => text.to_string(),
             Cell::Count(count) => count.to_string(),
-            Cell::Number(number) => number.to_string(),
+            Cell::Number(number) => rounded(*number).to_string(),
             Cell::Flag(flag) => flag.to_string(),
         }
     }
@@ -118,10 +118,16 @@ impl Serialize for Cell {
             Cell::Null => serializer.serialize_none(),
             Cell::Text(text) => serializer.serialize_str(text),
             Cell::Count(count) => serializer.serialize_u64(*count),
-            Cell::Number(number) => serializer.serialize_f64(*number),
+            Cell::Number(number) => serializer.serialize_f64(rounded(*number)),
             Cell::Flag(flag) => serializer.serialize_bool(*flag),
         }
     }
+}
+
+/// Without the noise that computing leaves behind the sixth decimal.
+fn rounded(number: f64) -> f64 {
+    // A larger one has few decimals that are right, and would lose digits in being multiplied.
+    if number.abs() < 1e9 { (number * 1e6).round() / 1e6 } else { number }
 }
 
 /// A row as an object.
@@ -143,6 +149,19 @@ impl Serialize for Named<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_without_noise() {
+        let numbers = [1_491.677_500_000_000_2, 0.1 + 0.2, 1.0 / 3.0, -2.5, 1e-9, 1e300];
+        let row = numbers.map(Cell::Number).to_vec();
+        let table = Table { statistic: "summary", columns: vec!["a", "b", "c", "d", "e", "f"], rows: vec![row] };
+        assert_eq!(
+            table.json(),
+            "{\"statistic\":\"summary\",\"rows\":[\n\
+             {\"a\":1491.6775,\"b\":0.3,\"c\":0.333333,\"d\":-2.5,\"e\":0.0,\"f\":1e+300}\n]}\n"
+        );
+        assert!(table.csv().ends_with(&format!("\n1491.6775,0.3,0.333333,-2.5,0,{}\n", 1e300)), "{}", table.csv());
+    }
 
     #[test]
     fn a_table_is_given_in_three_forms() {

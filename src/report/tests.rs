@@ -9,11 +9,12 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::circuit::Evidence;
+use crate::circuit::{CircuitData, CircuitState, Evidence};
 use crate::clock::UnixMicros;
 use crate::import::ImportedRun;
 use crate::measurement::{Kind, Outcome, Phase, RunId, ServerKind, Steps};
 use crate::slot::{Grid, SlotId, SlotRow, SlotState};
+use crate::stats::Rollup;
 use crate::store::{Importer, NewResult, Store};
 use crate::test_support::circuit::{example_circuit, whole_circuit};
 use crate::test_support::example_result;
@@ -299,7 +300,29 @@ async fn what_is_kept_is_good_until_something_changes() {
     assert_eq!(of_import, ["300 200.0 - true"], "what was imported has no slots");
     let relays = kept.ask("relays", "source=other&top=1", "list fingerprint runs").await;
     assert_eq!(relays, [] as [String; 0], "all took as long, so none was slow");
-    assert_eq!(kept.ask("conflux", "source=other", "conflux runs").await, ["true 0", "false 300"]);
+    let conflux = kept.ask("conflux", "source=other", "conflux runs unknown").await;
+    assert_eq!(conflux, ["true 0 300", "false 0 300"], "no imported line says it");
+}
+
+/// Of a run whose circuit is not known nobody can say that it went without Conflux.
+#[tokio::test]
+async fn what_tor_did_not_tell_is_not_without_conflux() {
+    let kept = Kept::new();
+    let known = example_circuit();
+    let unseen = CircuitData { state: CircuitState::Unseen, circuit: None, ..example_circuit() };
+    let lost = CircuitData { state: CircuitState::TorLost, ..unseen.clone() };
+    let partly = CircuitData { state: CircuitState::TorLost, ..example_circuit() };
+    let unattached = CircuitData { circuit: None, ..example_circuit() };
+    let all = [Some(known), Some(whole_circuit()), Some(unseen), Some(lost), Some(partly), Some(unattached), None];
+    for (id, data) in (1..).zip(all) {
+        let mut new = run(id, id as i64 * 60 * SECOND, Some(100));
+        new.circuit = data.map(|data| (data, Evidence(String::new())));
+        kept.measure(new).await;
+    }
+    assert_eq!(kept.ask("conflux", "", "conflux runs unknown").await, ["true 1 5", "false 1 5"]);
+    let body: Vec<u8> = kept.database().query_row("SELECT body FROM daily", [], |row| row.get(0)).unwrap();
+    let rollup = Rollup::decode(&body).unwrap();
+    assert_eq!((rollup.over_conflux(), rollup.over_one_circuit(), rollup.over_unknown()), (1, 1, 5));
 }
 
 /// Rows may be deleted: what they came to is still told, and said not to be exact.

@@ -60,9 +60,9 @@ impl WithAndWithout {
 
     /// Takes a sample in, which must have its circuit. Comparing makes sense of runs of one size alone.
     pub fn add(&mut self, sample: &Sample) {
-        let side = match &sample.circuit {
-            Some(circuit) if circuit.conflux => &mut self.with,
-            Some(_) => &mut self.without,
+        let side = match sample.circuit.as_ref().and_then(|circuit| circuit.conflux) {
+            Some(true) => &mut self.with,
+            Some(false) => &mut self.without,
             None => {
                 self.unknown += 1;
                 return;
@@ -105,13 +105,14 @@ mod tests {
         for (conflux, micros) in [(Some(true), 100_000), (Some(true), 300_000), (Some(false), 500_000), (None, 1)] {
             let mut sample = example_sample();
             sample.steps.data_complete = Some(micros);
-            sample.circuit = conflux.map(|conflux| SampleCircuit { conflux, ..SampleCircuit::default() });
+            sample.circuit = Some(SampleCircuit { conflux, ..SampleCircuit::default() });
             gathered.add(&sample);
         }
+        gathered.add(&Sample { circuit: None, ..example_sample() });
         let usual = gathered.clone().finish(Floor::USUAL);
         assert_eq!((usual.with.values.samples, usual.with.values.p50, usual.median_difference), (2, None, None));
         let found = gathered.finish(Floor::NONE);
-        assert_eq!((found.with.runs, found.with.complete, found.without.runs, found.unknown), (2, 2, 1, 1));
+        assert_eq!((found.with.runs, found.with.complete, found.without.runs, found.unknown), (2, 2, 1, 2));
         assert_eq!((found.with.values.p50, found.without.values.p50), (Some(200.0), Some(500.0)));
         assert_eq!(found.median_difference, Some(-300.0));
     }

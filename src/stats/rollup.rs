@@ -43,7 +43,7 @@ pub struct Rollup {
     ends: BTreeMap<EndKey, u64>,
     /// As Tor Metrics counts them: [`Verdict`] in its order. Of downloads alone.
     verdicts: [u64; 4],
-    /// Runs over two linked circuits, and runs over one.
+    /// Runs over two linked circuits, and runs over one; of the others it is not known.
     conflux: [u64; 2],
     /// Bytes of payload asked for, of complete runs; HTTP bytes read; written.
     bytes: [u128; 3],
@@ -102,7 +102,8 @@ impl Rollup {
             Kind::Download => self.verdicts.get_mut(verdict(sample) as usize),
             Kind::Upload => None,
         };
-        let conflux = sample.circuit.as_ref().map(|circuit| &mut self.conflux[usize::from(!circuit.conflux)]);
+        let linked = sample.circuit.as_ref().and_then(|circuit| circuit.conflux);
+        let conflux = linked.map(|linked| &mut self.conflux[usize::from(!linked)]);
         verdict.into_iter().chain(conflux)
     }
 
@@ -154,9 +155,14 @@ impl Rollup {
         self.conflux[0]
     }
 
-    /// How many runs went over one circuit that is known.
+    /// How many runs went over one circuit.
     pub fn over_one_circuit(&self) -> u64 {
         self.conflux[1]
+    }
+
+    /// Of how many runs it is not known over how many circuits they went.
+    pub fn over_unknown(&self) -> u64 {
+        self.runs().saturating_sub(self.over_conflux()).saturating_sub(self.over_one_circuit())
     }
 
     /// Bytes of payload of the complete runs.
@@ -290,6 +296,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::stats::SampleCircuit;
     use crate::test_support::samples::{example_sample, sample};
 
     fn of(samples: &[Sample]) -> Rollup {
@@ -310,11 +317,13 @@ mod tests {
         let mut broken = Sample { end: failed, did_time_out: true, circuit: None, read: 0, ..example_sample() };
         broken.steps.data_complete = None;
         let mut linked = example_sample();
-        linked.circuit.as_mut().unwrap().conflux = true;
-        let rollup = of(&[example_sample(), broken.clone(), linked, broken]);
+        linked.circuit.as_mut().unwrap().conflux = Some(true);
+        let mut lost = broken.clone();
+        lost.circuit = Some(SampleCircuit::default());
+        let rollup = of(&[example_sample(), broken, linked, lost]);
         assert_eq!(rollup.ends().collect::<Vec<_>>(), [(End::Complete, 2), (failed, 2)]);
         assert_eq!((rollup.runs(), rollup.complete()), (4, 2));
-        assert_eq!((rollup.over_conflux(), rollup.over_one_circuit()), (1, 1));
+        assert_eq!((rollup.over_conflux(), rollup.over_one_circuit(), rollup.over_unknown()), (1, 1, 2));
         assert_eq!((rollup.verdict(Verdict::Success), rollup.verdict(Verdict::Timeout)), (2, 2));
         assert_eq!((rollup.payload(), rollup.read(), rollup.written()), (10_485_760, 10_486_000, 336));
         let first_byte = rollup.summary(Quantity::TimeToFirstByte, Floor::NONE);

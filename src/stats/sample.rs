@@ -52,8 +52,9 @@ pub struct Sample {
 /// The circuit of a result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleCircuit {
-    /// Whether it went over two linked circuits.
-    pub conflux: bool,
+    /// Whether it went over two linked circuits, which is not known of every one: tor may have been lost, the run may
+    /// not have come to a circuit, and no file that is imported says it.
+    pub conflux: Option<bool>,
     /// The fingerprints of its relays, 40 hexadecimal digits each, the guard first; empty where not all are known.
     pub path: Vec<String>,
     /// Microseconds after the circuit's launch at which each hop was reached; empty where not all are known.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Error, OptionalExtension, Result, Row, named_params};
 use super::NewResult;
 use super::query::Filter;
 use super::rows::Columns;
-use crate::circuit::Circuit;
+use crate::circuit::{Circuit, CircuitData, CircuitState};
 use crate::clock::UnixMicros;
 use crate::import::ImportedRun;
 use crate::measurement::{Cause, Kind, Outcome, Phase, RunId, ServerKind, Steps};
@@ -89,7 +89,7 @@ pub(super) fn of_new(new: &NewResult) -> Sample {
     let circuit = new.circuit.as_ref().map(|(data, _)| {
         let circuit = data.circuit.as_ref();
         SampleCircuit {
-            conflux: data.conflux.is_some(),
+            conflux: linked(data.conflux.is_some(), is_known(data)),
             path: circuit.and_then(Circuit::path_text).map_or_else(Vec::new, |path| relays(&path)),
             build_times: circuit.and_then(Circuit::build_times_text).map_or_else(Vec::new, |times| micros(&times)),
         }
@@ -133,6 +133,21 @@ pub(super) fn of_import(run: &ImportedRun, experiment: &str, tor: &str) -> Sampl
     }
 }
 
+/// Whether the run went over two linked circuits: what does not say so says that it did not only where its circuit
+/// `is_known`.
+fn linked(conflux: bool, is_known: bool) -> Option<bool> {
+    (conflux || is_known).then_some(conflux)
+}
+
+/// Whether tor told of the stream from its beginning on, and of the circuit that it was attached to. The same as
+/// [`IS_KNOWN`] says of the row.
+fn is_known(data: &CircuitData) -> bool {
+    let has_id = data.circuit.as_ref().is_some_and(|circuit| i64::try_from(circuit.id).is_ok());
+    data.state == CircuitState::Known && has_id
+}
+
+const IS_KNOWN: &str = "state = 'known' AND circuit_id IS NOT NULL";
+
 fn end_of(outcome: &Outcome) -> End {
     match outcome {
         Outcome::Complete => End::Complete,
@@ -150,8 +165,8 @@ fn columns(wanted: Wanted) -> String {
 
 fn select_own(wanted: Wanted, rest: &str) -> String {
     let (circuit, join) = match wanted.circuit {
-        true => (", conflux, path, build_times", "LEFT JOIN circuit_data ON run_id = id"),
-        false => ("", ""),
+        true => (format!(", conflux, {IS_KNOWN}, path, build_times"), "LEFT JOIN circuit_data ON run_id = id"),
+        false => (String::new(), ""),
     };
     format!("SELECT {}{circuit} FROM result {}", columns(wanted), rest.replace("{join}", join))
 }
@@ -209,9 +224,10 @@ fn sample(row: &Row<'_>, names: &mut Names, wanted: Wanted, own: bool) -> Result
     }
     let mut circuit = None;
     if wanted.circuit && own {
-        let (conflux, path, times) = (columns.next::<Option<bool>>()?, columns.maybe_text()?, columns.maybe_text()?);
+        let (conflux, is_known) = (columns.next::<Option<bool>>()?, columns.next::<Option<bool>>()?);
+        let (path, times) = (columns.maybe_text()?, columns.maybe_text()?);
         circuit = conflux.map(|conflux| SampleCircuit {
-            conflux,
+            conflux: linked(conflux, is_known == Some(true)),
             path: path.map(relays).unwrap_or_default(),
             build_times: times.map(micros).unwrap_or_default(),
         });

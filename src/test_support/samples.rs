@@ -36,7 +36,7 @@ pub fn example_sample() -> Sample {
         written: 84,
         read: 5_243_000,
         circuit: Some(SampleCircuit {
-            conflux: false,
+            conflux: Some(false),
             path: ["1", "2", "3"].map(|digit| digit.repeat(40)).to_vec(),
             build_times: vec![120_000, 350_000, 690_000],
         }),
@@ -115,15 +115,17 @@ fn steps() -> impl Strategy<Value = Steps> {
 
 fn circuit() -> impl Strategy<Value = SampleCircuit> {
     let path = collection::vec("[0-3]", 0..4);
-    (any::<bool>(), path, collection::vec(0u64..900_000, 0..5)).prop_map(|(conflux, path, gaps)| SampleCircuit {
-        conflux,
-        path: path.iter().map(|digit| digit.repeat(40)).collect(),
-        build_times: gaps
-            .iter()
-            .scan(0, |at, gap| {
-                *at += gap;
-                Some(*at)
-            })
-            .collect(),
+    (any::<Option<bool>>(), path, collection::vec(0u64..900_000, 0..5)).prop_map(|(conflux, path, gaps)| {
+        SampleCircuit {
+            conflux,
+            path: path.iter().map(|digit| digit.repeat(40)).collect(),
+            build_times: gaps
+                .iter()
+                .scan(0, |at, gap| {
+                    *at += gap;
+                    Some(*at)
+                })
+                .collect(),
+        }
     })
 }

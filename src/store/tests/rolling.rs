@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::circuit::CircuitState;
 use crate::measurement::ResultRow;
 use crate::stats::period::day_of;
 use crate::stats::{End, Rollup, Sample, SampleCircuit};
@@ -45,7 +46,11 @@ fn sample_of(row: &ResultRow) -> Sample {
         let named = path.iter().all(|hop| known(&hop.relay.fingerprint));
         let timed = path.iter().all(|hop| hop.built_after_us.is_some());
         SampleCircuit {
-            conflux: data.conflux.is_some(),
+            conflux: match (&data.conflux, data.state, &data.circuit) {
+                (Some(_), ..) => Some(true),
+                (None, CircuitState::Known, Some(circuit)) if circuit.id <= i64::MAX as u64 => Some(false),
+                _ => None,
+            },
             path: path.iter().filter(|_| named).map(|hop| hop.relay.fingerprint.to_ascii_uppercase()).collect(),
             build_times: path.iter().filter(|_| timed).filter_map(|hop| hop.built_after_us).collect(),
         }
