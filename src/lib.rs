@@ -2,8 +2,9 @@
 //!
 //! Data flows one way: config → scheduler → probe → store → export → web. Beside the probe stands tor, which hears what
 //! the tors tell, and keeps it in circuit, where it is derived what carried a run; that comes to the store with
-//! the run's result, or a few seconds after it. A module uses only those below it on the map that ARCHITECTURE.md draws;
-//! it also walks one measurement, one request and one tor through it.
+//! the run's result, or a few seconds after it. What others measured comes to the store by import; report makes of many
+//! results, by the formulas of stats, what they say together; collector closes finished days. A module uses only those
+//! below it on the map that ARCHITECTURE.md draws; it also walks one measurement, one request and more through it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
