@@ -203,12 +203,28 @@ async fn perfd_stats_asks_the_service_or_reads_the_store() {
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0][..4], ["PERIOD", "SOURCE", "QUANTITY", "UNIT"]);
     assert_eq!(lines[1][..7], ["2026-11-22", "test", "time_to_last_byte", "ms", "10", "10", "1.000"]);
-    for (args, reason) in [("--group colour", "must be one of source"), ("paired", "experiment=NAME")] {
+    for (args, reason) in [("--group colour", "--group colour: must be one of source"), ("paired", "--experiment NAME")]
+    {
         for from in [service, store] {
             let (code, text, errors) = ask(args, from).await;
             assert_eq!((code, text.as_str()), (2, ""), "{args}: {errors}");
             assert!(errors.contains(reason), "{errors}");
         }
+    }
+    for (args, reason) in [
+        ("--experiment typo", "there is no result of the experiment \"typo\"; there are 50kib"),
+        ("paired --experiment 50kib", "compares no tors"),
+        ("--since 2026-11-24 --group server", "--floor 1 shows all"),
+    ] {
+        for from in [service, store] {
+            let (code, _, errors) = ask(args, from).await;
+            assert!(code == 0 && errors.contains(reason), "{args}: {errors}");
+        }
+    }
+    let (_, help, _) = ask("--help", store).await;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for line in ["paired:", "(--quantity, --group, --points, --floor)", "[default: source,experiment]"] {
+        assert!(help.contains(line), "{line}: {help}");
     }
     let (code, _, errors) = ask("", ["--store", "/nowhere/perfd.sqlite"]).await;
     assert!(code != 0 && errors.contains("cannot be read"), "{code} {errors}");

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, ValueEnum};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
@@ -11,7 +12,8 @@ use super::ask::{self, ServiceArgs};
 use super::exit::{Exit, FAILED, OrExit, USAGE};
 use super::output;
 use crate::clock::UnixMicros;
-use crate::report::{Cache, Cell, Question, Row, Statistic, answer, for_people};
+use crate::report::{Cache, Cell, Question, Row, Spelling, Statistic, answer, for_people};
+use crate::stats::Floor;
 use crate::store;
 
 /// Show statistics of a running perfd, or of a store
@@ -21,7 +23,7 @@ use crate::store;
 #[derive(Args, Debug)]
 pub struct StatsArgs {
     /// Which one
-    #[arg(default_value = "summary", value_parser = Statistic::ALL.map(|(_, path, _)| path))]
+    #[arg(default_value = "summary", value_parser = PossibleValuesParser::new(Statistic::ALL.map(described)))]
     statistic: String,
     #[command(flatten)]
     service: ServiceArgs,
@@ -34,22 +36,22 @@ pub struct StatsArgs {
     /// Of what: time_to_last_byte (the default), time_to_first_byte, latency, … (a wrong one lists all)
     #[arg(long)]
     quantity: Option<String>,
-    /// Grouped by these of source, experiment, server, size and tor, with commas between
+    /// Grouped by these of source, experiment, server, size and tor, with commas between [default: source,experiment]
     #[arg(long, value_name = "NAMES")]
     group: Option<String>,
-    /// For each hour, day, week or month, or for all of the time at once
+    /// For each hour, day, week or month, or for all of the time at once [default: all]; tor-metrics/… is always by day
     #[arg(long, value_parser = ["hour", "day", "week", "month", "all"])]
     period: Option<String>,
-    /// At most so many points of a distribution
+    /// At most so many points of a distribution [default: 200]
     #[arg(long, value_name = "N")]
     points: Option<usize>,
-    /// At most so many relays
+    /// At most so many relays [default: 15]
     #[arg(long, value_name = "N")]
     top: Option<usize>,
     /// Leave out the results of the last days, today included; Tor Metrics leaves out 2
     #[arg(long, value_name = "N")]
     omit_last_days: Option<u64>,
-    /// Show figures from so many samples on
+    /// Show figures from so many samples on, and 1 for all that can be computed [default: 5]
     #[arg(long, value_name = "N")]
     floor: Option<u64>,
     /// Only of this source
@@ -95,14 +97,15 @@ pub fn run(args: StatsArgs) -> Result<(), Exit> {
     // The same rules whoever answers, and a mistake is told before anybody is asked.
     let statistic = Statistic::parse(&args.statistic).unwrap_or(Statistic::Summary);
     let parameters = query.iter().map(|(name, value)| (*name, value.as_str()));
-    let question = Question::parse(statistic, parameters).map_err(anyhow::Error::msg).or_exit(USAGE)?;
+    let question =
+        Question::parse_as(statistic, parameters, Spelling::Options).map_err(anyhow::Error::msg).or_exit(USAGE)?;
     if let Some(path) = &args.store {
         let now = UnixMicros::now();
         let table =
             store::ask_file(path, |reading| answer(reading, &Cache::default(), &question, now)).or_exit(FAILED)?;
         let table = table.or_exit(USAGE)?;
         return match args.format {
-            StatsFormat::Table => show(&table.columns, &table.rows),
+            StatsFormat::Table => show(&question, &table.columns, &table.rows, table.note.as_deref()),
             StatsFormat::Json => output::print(table.json()).map(drop),
             StatsFormat::Csv => output::print(table.csv()).map(drop),
         };
@@ -116,20 +119,38 @@ pub fn run(args: StatsArgs) -> Result<(), Exit> {
         if args.format != StatsFormat::Table {
             return ask::copy(response).await;
         }
-        let Answer { rows } = ask::read(response).await?;
+        let Answer { rows, note } = ask::read(response).await?;
         let columns: Vec<&str> =
             rows.first().map(|row| row.0.iter().map(|(name, _)| name.as_str()).collect()).unwrap_or_default();
         let cells: Vec<Row> = rows.iter().map(|row| row.0.iter().map(|(_, value)| cell_of(value)).collect()).collect();
-        show(&columns, &cells)
+        show(&question, &columns, &cells, note.as_deref())
     })
 }
 
-fn show(columns: &[&str], rows: &[Row]) -> Result<(), Exit> {
+/// What the help says of a statistic: what it gives, and which options it takes beside those that pick results.
+fn described((statistic, path, what): (Statistic, &'static str, &'static str)) -> PossibleValue {
+    let options: Vec<_> = statistic.own_names().map(|name| Spelling::Options.name(name)).collect();
+    PossibleValue::new(path).help(format!("{what} ({})", options.join(", ")))
+}
+
+fn show(question: &Question, columns: &[&str], rows: &[Row], note: Option<&str>) -> Result<(), Exit> {
     if rows.is_empty() {
-        output::note("there are no results yet, or none that the filters let through");
+        output::note(note.unwrap_or("there are no results that the filters let through"));
         return Ok(());
     }
-    output::print(output::harmless(&output::columns(&for_people(columns, rows)))).map(drop)
+    output::print(output::harmless(&output::columns(&for_people(columns, rows))))?;
+    if question.floor != Floor::NONE && lacks_figures(columns, rows) {
+        output::note("too few samples for some figures (-); --floor 1 shows all that can be computed");
+    }
+    Ok(())
+}
+
+/// Whether there is a row with samples and without the figure in its middle.
+fn lacks_figures(columns: &[&str], rows: &[Row]) -> bool {
+    let place = |names: &[&str]| columns.iter().position(|column| names.contains(column));
+    let (Some(samples), Some(middle)) = (place(&["samples"]), place(&["p50", "md", "value"])) else { return false };
+    let is_some = |row: &Row| row.get(samples).is_some_and(|cell| !matches!(cell, Cell::Null | Cell::Count(0)));
+    rows.iter().any(|row| is_some(row) && row.get(middle) == Some(&Cell::Null))
 }
 
 impl StatsArgs {
@@ -160,6 +181,7 @@ impl StatsArgs {
 #[derive(serde::Deserialize)]
 struct Answer {
     rows: Vec<Cells>,
+    note: Option<String>,
 }
 
 /// A row's cells, in the order in which they came.

@@ -6,6 +6,7 @@
 //! that belongs to the period.
 
 mod cache;
+mod empty;
 mod gather;
 mod question;
 mod table;
@@ -14,7 +15,7 @@ mod tests;
 mod window;
 
 pub use cache::Cache;
-pub use question::{Dimension, HIGHEST_FLOOR, MOST_DAYS, MOST_POINTS, MOST_RELAYS, Question, Statistic};
+pub use question::{Dimension, HIGHEST_FLOOR, MOST_DAYS, MOST_POINTS, MOST_RELAYS, Question, Spelling, Statistic};
 pub use table::{Cell, Row, Table, for_people};
 pub use window::answer;
 

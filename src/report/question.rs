@@ -81,6 +81,31 @@ pub struct Question {
     pub most: usize,
 }
 
+/// How parameters were given, and are named in errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// `floor=5`.
+    Query,
+    /// `--floor 5`.
+    Options,
+}
+
+impl Spelling {
+    /// A parameter's name. The command line's `--server` is the service that is asked.
+    pub fn name(self, name: &str) -> String {
+        match (self, name) {
+            (Spelling::Query, name) => name.to_owned(),
+            (Spelling::Options, "server") => "--server-kind".to_owned(),
+            (Spelling::Options, name) => format!("--{}", name.replace('_', "-")),
+        }
+    }
+
+    fn pair(self, name: &str, value: &str) -> String {
+        let between = if self == Spelling::Query { '=' } else { ' ' };
+        format!("{}{between}{value}", self.name(name))
+    }
+}
+
 /// A parameter of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parameter {
@@ -117,7 +142,11 @@ impl Statistic {
         (Statistic::Failures, "failures", "how runs ended: outcome, phase and cause"),
         (Statistic::Relays, "relays", "the relays most seen among the slowest quarter, and in failed circuits"),
         (Statistic::Conflux, "conflux", "a quantity with Conflux and without"),
-        (Statistic::Paired, "paired", "tors compared in the same slots, with 95 % confidence intervals"),
+        (
+            Statistic::Paired,
+            "paired",
+            "tors of one experiment compared in the same slots, with 95 % confidence intervals",
+        ),
         (Statistic::Downloads, "tor-metrics/downloads", "Tor Metrics: time to download files over Tor, ms"),
         (Statistic::Timeouts, "tor-metrics/failures", "Tor Metrics: timeouts and failures of downloads"),
         (Statistic::BuildTimes, "tor-metrics/buildtimes", "Tor Metrics: circuit build times, ms"),
@@ -165,13 +194,18 @@ impl Statistic {
         }
     }
 
+    /// The names of what it may be asked with beside the filters.
+    pub fn own_names(self) -> impl Iterator<Item = &'static str> {
+        self.parameters().iter().map(|(name, _)| *name)
+    }
+
     /// The names of what it may be asked with.
     pub fn names(self) -> Vec<&'static str> {
         let filters: &[&str] = match self {
             Statistic::Paired => &["experiment", "since", "until"],
             _ => &FILTERS,
         };
-        self.parameters().iter().map(|(name, _)| *name).chain(filters.iter().copied()).collect()
+        self.own_names().chain(filters.iter().copied()).collect()
     }
 }
 
@@ -200,6 +234,18 @@ impl Question {
         statistic: Statistic,
         parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, String> {
+        Self::parse_as(statistic, parameters, Spelling::Query)
+    }
+
+    /// The same, and the sentence names what was given as `spelling` does.
+    ///
+    /// # Errors
+    /// As [`Question::parse`].
+    pub fn parse_as<'a>(
+        statistic: Statistic,
+        parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
+        spelling: Spelling,
+    ) -> Result<Self, String> {
         let mut question = Question {
             statistic,
             quantities: Vec::new(),
@@ -213,18 +259,19 @@ impl Question {
         let mut seen = Vec::new();
         for (name, value) in parameters {
             if seen.contains(&name) {
-                return Err(format!("{name} is given twice"));
+                return Err(format!("{} is given twice", spelling.name(name)));
             }
-            question.set(name, value)?;
+            question.set(name, value, spelling)?;
             seen.push(name);
         }
-        question.complete()
+        question.complete(spelling)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let bad = |must: &str| format!("{name}={value}: {must}");
+    fn set(&mut self, name: &str, value: &str, spelling: Spelling) -> Result<(), String> {
+        let bad = |must: &str| format!("{}: {must}", spelling.pair(name, value));
         if !self.statistic.names().contains(&name) {
-            return Err(format!("{name} is no parameter here; there are {}", self.statistic.names().join(", ")));
+            let names: Vec<_> = self.statistic.names().into_iter().map(|name| spelling.name(name)).collect();
+            return Err(format!("{} is no parameter here; there are {}", spelling.name(name), names.join(", ")));
         }
         if let Some((_, parameter)) = self.statistic.parameters().iter().find(|(known, _)| *known == name) {
             return self.set_parameter(*parameter, value).map_err(|must| bad(&must));
@@ -282,7 +329,7 @@ impl Question {
         Ok(())
     }
 
-    fn complete(mut self) -> Result<Self, String> {
+    fn complete(mut self, spelling: Spelling) -> Result<Self, String> {
         use Quantity as Q;
         let day = Some(Period::Day);
         match self.statistic {
@@ -302,7 +349,8 @@ impl Question {
                 ];
             }
             Statistic::Paired if self.filter.experiment.is_none() => {
-                return Err("name the experiment whose tors are to be compared: experiment=NAME".to_owned());
+                let remedy = spelling.pair("experiment", "NAME");
+                return Err(format!("name the experiment whose tors are to be compared: {remedy}"));
             }
             Statistic::Downloads
             | Statistic::Timeouts
@@ -379,6 +427,23 @@ mod tests {
         ] {
             let error = parse(path, query).unwrap_err();
             assert!(error.contains(reason), "{path}?{query}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_told_of_its_options() {
+        for (path, pair, reason) in [
+            ("summary", ("floor", "0"), "--floor 0: must be a number from 1 to"),
+            (
+                "summary",
+                ("omit_last_days", "1"),
+                "--omit-last-days is no parameter here; there are --quantity, --group",
+            ),
+            ("summary", ("server", "x"), "--server-kind x: must be one of"),
+            ("paired", ("since", "2026-01-01"), "compared: --experiment NAME"),
+        ] {
+            let error = Question::parse_as(Statistic::parse(path).unwrap(), [pair], Spelling::Options).unwrap_err();
+            assert!(error.contains(reason), "{error}");
         }
     }
 

@@ -33,10 +33,12 @@ pub struct Table {
     pub columns: Vec<&'static str>,
     /// Earliest first, where they go by time.
     pub rows: Vec<Row>,
+    /// Why there are no rows.
+    pub note: Option<String>,
 }
 
 impl Table {
-    /// As one JSON object: `statistic`, and `rows`, an object each, a line each.
+    /// As one JSON object: `statistic`, `rows`, an object each, a line each, and where there are none `note`, the reason.
     pub fn json(&self) -> String {
         let mut text = format!("{{\"statistic\":\"{}\",\"rows\":[", self.statistic);
         for (at, row) in self.rows.iter().enumerate() {
@@ -44,7 +46,11 @@ impl Table {
             let named = Named { columns: &self.columns, row };
             text.push_str(&serde_json::to_string(&named).unwrap_or_default());
         }
-        text.push_str("\n]}\n");
+        text.push_str("\n]");
+        if let Some(note) = &self.note {
+            text.push_str(&format!(",\"note\":{}", serde_json::Value::from(note.as_str())));
+        }
+        text.push_str("}\n");
         text
     }
 
@@ -154,7 +160,8 @@ mod tests {
     fn numbers_are_written_without_noise() {
         let numbers = [1_491.677_500_000_000_2, 0.1 + 0.2, 1.0 / 3.0, -2.5, 1e-9, 1e300];
         let row = numbers.map(Cell::Number).to_vec();
-        let table = Table { statistic: "summary", columns: vec!["a", "b", "c", "d", "e", "f"], rows: vec![row] };
+        let table =
+            Table { statistic: "summary", columns: vec!["a", "b", "c", "d", "e", "f"], rows: vec![row], note: None };
         assert_eq!(
             table.json(),
             "{\"statistic\":\"summary\",\"rows\":[\n\
@@ -174,7 +181,7 @@ mod tests {
             Cell::Number(0.25),
         ];
         let columns = vec!["source", "samples", "mean", "p99", "exact", "coverage"];
-        let table = Table { statistic: "summary", columns, rows: vec![row] };
+        let table = Table { statistic: "summary", columns, rows: vec![row], note: None };
         assert_eq!(
             table.json(),
             "{\"statistic\":\"summary\",\"rows\":[\n{\"source\":\"a,\\\"b\",\"samples\":3,\"mean\":1234.56,\

@@ -304,6 +304,26 @@ async fn what_is_kept_is_good_until_something_changes() {
     assert_eq!(conflux, ["true 0 300", "false 0 300"], "no imported line says it");
 }
 
+#[tokio::test]
+async fn an_empty_answer_says_why() {
+    let kept = Kept::new();
+    let note = async |path: &str, query: &str| kept.try_ask(path, query).await.unwrap().note.unwrap_or_default();
+    assert_eq!(note("summary", "experiment=typo").await, "there are no results yet");
+    let experiment = example_result(1).experiment;
+    kept.measure(run(1, 0, Some(100))).await;
+    let unknown = format!("there is no result of the experiment \"typo\"; there are {experiment}");
+    assert_eq!(note("summary", "experiment=typo").await, unknown);
+    assert!(note("failures", "tor=x").await.starts_with("there is no result of the tor \"x\"; there are "));
+    let paired = note("paired", &format!("experiment={experiment}")).await;
+    assert!(paired.starts_with("that experiment compares no tors: all its results are of "), "{paired}");
+    assert!(note("summary", "until=2020-01-01").await.starts_with("there is no result of that time"));
+    let some = kept.try_ask("summary", "").await.unwrap();
+    assert_eq!((some.note.as_deref(), some.json().contains("note")), (None, false));
+    let none = kept.try_ask("summary", "experiment=typo").await.unwrap().json();
+    let none: serde_json::Value = serde_json::from_str(&none).unwrap();
+    assert_eq!((&none["rows"], &none["note"]), (&serde_json::json!([]), &unknown.into()));
+}
+
 /// Of a run whose circuit is not known nobody can say that it went without Conflux.
 #[tokio::test]
 async fn what_tor_did_not_tell_is_not_without_conflux() {

@@ -8,6 +8,7 @@ use rusqlite::Result;
 
 use super::Refused;
 use super::cache::{Cache, Key};
+use super::empty;
 use super::gather::{self, Gather};
 use super::question::{Dimension, Question, Statistic};
 use super::table::{Cell, Row, Table};
@@ -32,8 +33,12 @@ pub fn answer(
     question: &Question,
     now: UnixMicros,
 ) -> Result<std::result::Result<Table, Refused>> {
-    let mut table =
-        Table { statistic: question.statistic.path(), columns: gather::columns(question), rows: Vec::new() };
+    let mut table = Table {
+        statistic: question.statistic.path(),
+        columns: gather::columns(question),
+        rows: Vec::new(),
+        note: None,
+    };
     let window = Window::of(reading, question, now)?;
     for block in window.blocks(question) {
         match window.rows(reading, cache, question, &block)? {
@@ -43,6 +48,9 @@ pub fn answer(
         if table.rows.len() > MOST_ROWS {
             return Ok(Err(Refused::TooManyRows(MOST_ROWS)));
         }
+    }
+    if table.rows.is_empty() {
+        table.note = Some(empty::reason(reading, question)?);
     }
     Ok(Ok(table))
 }

@@ -57,7 +57,10 @@ fn statistics() -> impl Iterator<Item = (String, Value)> {
         let table = json!({
             "type": "object",
             "required": ["statistic", "rows"],
-            "properties": {"statistic": {"const": name}, "rows": {"type": "array", "items": row}},
+            "properties": {
+                "statistic": {"const": name}, "rows": {"type": "array", "items": row},
+                "note": {"type": "string", "description": "Why there are no rows"},
+            },
         });
         let forms = [("json", "application/json", table), ("csv", "text/csv", json!({"type": "string"}))];
         forms.map(|(ending, media, schema)| {
