@@ -320,7 +320,7 @@ fn what_was_in_force_names_every_tor_and_no_secret() {
     let config = Config::parse(STARTED, "config.toml").unwrap();
     let experiment = concat!(
         r#"{"experiment":{"every_ms":300000,"isolation":"shared","jitter_ms":0,"kind":"upload","name":"pair","#,
-        r#""offset_ms":0,"onion_tor":"hop","optimistic":true,"requests":3,"server":"onion","size_bytes":51200,"#,
+        r#""offset_ms":0,"onion_tor":"hop","optimistic":true,"publish":true,"requests":3,"server":"onion","size_bytes":51200,"#,
         r#""timeout_ms":20000,"tor":["own","there"]},"#,
     );
     let tors = concat!(
