@@ -89,6 +89,21 @@ async fn tokens_and_notes_beside_a_running_service() {
         assert!(said.starts_with("1 results and 4 notes in "), "{said}");
         assert_eq!(std::fs::read_to_string(folder.path().join(file)).unwrap().lines().count(), lines, "{format}");
     }
+    for (filter, rows) in [
+        (["--outcome", "complete"], "1 results"),
+        (["--outcome", "failed"], "0 results"),
+        (["--size", "1"], "0 results"),
+        (["--source", "nobody"], "0 results"),
+        (["--tor", "none"], "0 results"),
+        (["--kind", "upload"], "0 results"),
+        (["--imported", "yes"], "0 results"),
+        (["--imported", "no"], "1 results"),
+    ] {
+        let elsewhere = folder.path().join("filtered");
+        let args = ["export", "--format", "tpf", "--out", elsewhere.to_str().unwrap(), store[0], store[1]];
+        let said = done(&[&args[..], &filter].concat(), None);
+        assert!(said.starts_with(rows), "{filter:?}: {said}");
+    }
     let all = std::fs::read(folder.path().join("annotations.csv")).unwrap();
     assert_eq!(all, server.get("/annotations.csv").await.body);
     let first = std::fs::read_to_string(folder.path().join("annotations.ndjson")).unwrap();
@@ -109,10 +124,24 @@ fn what_is_wrong_is_told_before_anybody_is_asked() {
     let file = path.to_str().unwrap();
     let said = refused(&["token", "list", "--store", file], None, 74);
     assert!(said.contains("there is no store"), "{said}");
+    let out = folder.path().join("out");
+    let export = ["export", "--out", out.to_str().unwrap(), "--store", file, "--format"];
+    for args in [&["stats", "--store", file][..], &[&export[..], &["json"]].concat()] {
+        let said = refused(args, None, 74);
+        assert!(said.contains("there is no store") && said.contains("give --store FILE"), "{said}");
+    }
+    for (args, reason) in [
+        (&["collector", "--since", "2026-11-25T03:50:00Z"][..], "give --since as the date of a UTC day"),
+        (&["collector", "--tor", "a"], "collector writes whole days; leave out --source"),
+        (&["onionperf", "--kind", "upload"], "has no uploads"),
+    ] {
+        let said = refused(&[&export[..], args].concat(), None, 2);
+        assert!(said.contains(reason), "{said}");
+    }
     drop(Store::open(&path).unwrap());
     let nobody = "http://127.0.0.1:9";
     for (args, token, code, reason) in [
-        (&["annotate", "--note", "n", "--server", nobody][..], None, 2, "required"),
+        (&["annotate", "--note", "n", "--server", nobody][..], None, 2, "--since TIME"),
         (&["annotate", "--since", "0", "--server", nobody], None, 2, "--note"),
         (&["annotate", "abcdef", "--since", "0", "--note", "n"], None, 2, "cannot be used with"),
         (&["annotate", "--since", "0", "--note", "n", "--server", nobody], None, 2, "set PERFD_TOKEN"),

@@ -40,7 +40,7 @@ const SHOWN: usize = 80;
 #[derive(Args, Debug)]
 pub struct AnnotateArgs {
     /// The run that it is about: its name, or the beginning of it (six digits or more)
-    #[arg(value_parser = run_name, required_unless_present = "since",
+    #[arg(value_parser = run_name,
           conflicts_with_all = ["since", "until", "source", "experiment", "tor"])]
     run: Option<String>,
     #[command(flatten)]
@@ -51,10 +51,10 @@ pub struct AnnotateArgs {
     /// The token's file, in place of PERFD_TOKEN
     #[arg(long, value_name = "FILE", conflicts_with = "store")]
     token_file: Option<PathBuf>,
-    /// Or the time that it is about: from this moment on (2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970)
+    /// Or the time that it is about, which begins at this moment (2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// To this one; without, it is about the moment itself
+    /// And ends before this one; without, the note is about the moment alone, and touches only runs that were under way
     #[arg(long, value_name = "TIME", requires = "since")]
     until: Option<String>,
     /// Of that time: only results of this source
@@ -133,6 +133,10 @@ struct Many {
 pub fn annotate(args: AnnotateArgs) -> Result<(), Exit> {
     let AnnotateArgs { run, service, store, token_file, since, until, source, experiment, tor, note, tags, replaces } =
         args;
+    if run.is_none() && since.is_none() {
+        let remedy = "name a RUN, or give --since TIME, with --until TIME for more than a moment";
+        return Err(anyhow!("a note is about a run or a time; {remedy}")).or_exit(USAGE);
+    }
     let draft = Draft { run, since, until, source, experiment, tor, note, tags, replaces };
     let subject = draft.check().map_err(|reason| anyhow!(reason)).or_exit(USAGE)?;
     let id = match store {

@@ -181,8 +181,9 @@ impl All {
                 End::Refused(violations) => {
                     let more =
                         if violations > SHOWN { format!(" (the first {SHOWN} are shown)") } else { String::new() };
+                    let departures = if violations == 1 { "departure" } else { "departures" };
                     output::note(format_args!(
-                        "{shown}: not imported, for {violations} departures from its format{more}"
+                        "{shown}: not imported, for {violations} {departures} from its format{more}"
                     ));
                     code = if code == OK { DATA } else { code };
                 }

@@ -40,11 +40,17 @@ impl StoreArgs {
 
 /// Opens the store at `path`, which must be there: opening it would make a new one.
 pub(super) fn open(path: &Path) -> Result<Store, Exit> {
+    check_there(path)?;
+    Store::open(path).or_exit(STORE)
+}
+
+/// Refuses a path where no store is, and says what to give.
+pub(super) fn check_there(path: &Path) -> Result<(), Exit> {
     if path.try_exists().is_ok_and(|exists| !exists) {
         let remedy = "give --store FILE, or the configuration of the perfd whose store it is";
         return Err(anyhow!("there is no store {}; {remedy}", path.display())).or_exit(STORE);
     }
-    Store::open(path).or_exit(STORE)
+    Ok(())
 }
 
 /// Opens the store, does one thing with it, and closes it. A store that can't be written for a while is given up.

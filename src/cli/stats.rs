@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::ask::{self, ServiceArgs};
 use super::exit::{Exit, FAILED, OrExit, USAGE};
+use super::opened::check_there;
 use super::output;
 use crate::clock::UnixMicros;
 use crate::report::{Cache, Cell, Question, Row, Spelling, Statistic, answer, for_people};
@@ -100,6 +101,7 @@ pub fn run(args: StatsArgs) -> Result<(), Exit> {
     let question =
         Question::parse_as(statistic, parameters, Spelling::Options).map_err(anyhow::Error::msg).or_exit(USAGE)?;
     if let Some(path) = &args.store {
+        check_there(path)?;
         let now = UnixMicros::now();
         let table =
             store::ask_file(path, |reading| answer(reading, &Cache::default(), &question, now)).or_exit(FAILED)?;

@@ -110,10 +110,13 @@ pub fn open(input: Input<'_>) -> Result<Runs<'_>, Violation> {
         Format::Data => {
             let (source, size) = torperf_data::named(input.name.strip_suffix(".xz").unwrap_or(input.name));
             let Some(source) = input.source.or(source) else {
-                return Err(of_file(Rule::NoSource, "its name does not say who measured; name the source".to_owned()));
+                return Err(of_file(
+                    Rule::NoSource,
+                    "its name does not say who measured; name the source (--source NAME)".to_owned(),
+                ));
             };
             let Some(size) = input.size.or(size) else {
-                let why = "its name does not say how much was fetched (50kb.data does); give the size";
+                let why = "its name does not say how much was fetched (50kb.data does); give it (--size 51200)";
                 return Err(of_file(Rule::NoSize, why.to_owned()));
             };
             let extra = match input.extra {

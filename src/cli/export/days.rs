@@ -81,7 +81,7 @@ pub async fn collector(
     listed.sort_by(|a, b| a.name.cmp(&b.name));
     put_text(folder, "index.xml", &xml(&listed))?;
     put_text(folder, "index.html", &html(source.as_deref().unwrap_or("nobody"), &listed))?;
-    Ok(format!("{} files", listed.len()))
+    Ok(files(listed.len()))
 }
 
 /// OnionPerf's analysis of every day and source.
@@ -126,7 +126,11 @@ pub async fn onionperf(
             }
         }
     }
-    Ok(format!("{written} files"))
+    Ok(files(written))
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }
 
 /// Whether the day is over, and none of its slots is running.

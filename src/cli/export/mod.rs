@@ -10,10 +10,14 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 
-use super::exit::{CONFIG, Exit, FAILED, OrExit, STORE};
+use super::exit::{CONFIG, Exit, FAILED, OrExit, STORE, USAGE};
+use super::opened::check_there;
 use super::output::note;
 use crate::clock::UnixMicros;
 use crate::config::Config;
+use crate::config::units::parse_size;
+use crate::export::collector::{day_of, start_of};
+use crate::measurement::{Kind, ServerKind};
 use crate::store::{Filter, StoreReader};
 use output::Folder;
 
@@ -42,18 +46,46 @@ pub struct ExportArgs {
     /// The folder to write to; it is made if it is missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Only of this experiment (not with collector)
-    #[arg(long)]
-    experiment: Option<String>,
-    /// Only what started at this time or later: 2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970
+    #[command(flatten)]
+    only: OnlyArgs,
+    /// Only what started at this time or later (with collector, the beginning of a UTC day): 2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<UnixMicros>,
-    /// Only what started before this time
+    /// Only what started before this time (with collector, the beginning of a UTC day)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<UnixMicros>,
     /// With collector: days too that are not over, or have not settled, as far as they are
     #[arg(long)]
     include_today: bool,
+}
+
+/// Which results; collector takes none of these.
+#[derive(Args, Debug)]
+struct OnlyArgs {
+    /// Only of this source (not with collector, as all that follow)
+    #[arg(long)]
+    source: Option<String>,
+    /// Only of this experiment
+    #[arg(long)]
+    experiment: Option<String>,
+    /// Only through this tor
+    #[arg(long)]
+    tor: Option<String>,
+    /// Only downloads or uploads
+    #[arg(long, value_parser = Kind::ALL.map(|(_, word)| word))]
+    kind: Option<String>,
+    /// Only from a server that is reached like this
+    #[arg(long, value_name = "KIND", value_parser = ServerKind::ALL.map(|(_, word)| word))]
+    server_kind: Option<String>,
+    /// Only of this size, such as 51200 or "50 KiB"
+    #[arg(long, value_parser = |text: &str| parse_size(text).map_err(|e| e.to_string()))]
+    size: Option<u64>,
+    /// Only complete, timeout or failed ones
+    #[arg(long, value_parser = ["complete", "timeout", "failed"])]
+    outcome: Option<String>,
+    /// Only imported ones, or only those that this perfd measured
+    #[arg(long, value_parser = ["yes", "no"])]
+    imported: Option<String>,
 }
 
 /// What is written.
@@ -80,16 +112,14 @@ pub fn run(args: ExportArgs) -> Result<(), Exit> {
         None => Some(Config::load(&args.config).or_exit(CONFIG)?),
     };
     let store = args.store.clone().or(config.as_ref().map(|config| config.store.clone())).unwrap_or_default();
-    if args.format == ExportFormat::Collector && args.experiment.is_some() {
-        return Err(anyhow!("collector writes whole days; leave --experiment out")).or_exit(super::exit::USAGE);
-    }
+    let filter = filter(&args);
+    check(&args, &filter).or_exit(USAGE)?;
     if args.format != ExportFormat::Collector && args.include_today {
         note("--include-today says nothing here: only collector leaves days out");
     }
+    check_there(&store)?;
     let reader = StoreReader::open(&store).or_exit(STORE)?;
     let folder = Folder::make(&args.out)?;
-    let filter =
-        Filter { experiment: args.experiment.clone(), since: args.since, until: args.until, ..Filter::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(rows::workers())
         .enable_all()
@@ -116,6 +146,46 @@ pub fn run(args: ExportArgs) -> Result<(), Exit> {
 async fn all(reader: &StoreReader, filter: &Filter, form: rows::Form, folder: &Folder) -> Result<String, Exit> {
     let results = rows::write(reader, filter, form, folder).await?;
     Ok(results + &notes::write(reader, filter, form, folder).await?)
+}
+
+fn filter(args: &ExportArgs) -> Filter {
+    let OnlyArgs { source, experiment, tor, kind, server_kind, size, outcome, imported } = &args.only;
+    Filter {
+        source: source.clone(),
+        experiment: experiment.clone(),
+        tor: tor.clone(),
+        kind: Kind::ALL.into_iter().find(|(_, word)| kind.as_deref() == Some(*word)).map(|(kind, _)| kind),
+        server: ServerKind::ALL
+            .into_iter()
+            .find(|(_, word)| server_kind.as_deref() == Some(*word))
+            .map(|(server, _)| server),
+        size: *size,
+        outcome: outcome.clone(),
+        since: args.since,
+        until: args.until,
+        imported: imported.as_deref().map(|word| word == "yes"),
+        tag: None,
+    }
+}
+
+/// Refuses what the format can't give.
+fn check(args: &ExportArgs, filter: &Filter) -> anyhow::Result<()> {
+    if args.format == ExportFormat::Onionperf && filter.kind == Some(Kind::Upload) {
+        return Err(anyhow!("OnionPerf's analysis has no uploads; leave --kind out, or write another format"));
+    }
+    if args.format != ExportFormat::Collector {
+        return Ok(());
+    }
+    if *filter != (Filter { since: args.since, until: args.until, ..Filter::default() }) {
+        let remedy = "leave out --source, --experiment, --tor, --kind, --server-kind, --size, --outcome and --imported";
+        return Err(anyhow!("collector writes whole days; {remedy}"));
+    }
+    for (option, moment) in [("--since", args.since), ("--until", args.until)] {
+        if moment.is_some_and(|moment| start_of(day_of(moment)) != moment) {
+            return Err(anyhow!("collector writes whole days; give {option} as the date of a UTC day: 2026-11-22"));
+        }
+    }
+    Ok(())
 }
 
 fn moment(text: &str) -> Result<UnixMicros, String> {
