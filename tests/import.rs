@@ -239,3 +239,33 @@ async fn a_follower_gets_everything_once_while_files_are_imported_and_runs_are_m
     assert!(within("end", ended).await.unwrap().success());
     assert_eq!(seen, (1..=8_000 + i64::from(MEASURED)).collect::<Vec<_>>());
 }
+
+#[test]
+fn what_was_imported_does_not_choose_where_its_export_is_written() {
+    let setup = Setup::new();
+    let outside = setup.0.path().join("outside");
+    let sources = ["../../etc-of-nobody", "..", &outside.display().to_string()];
+    let named = |(n, source): (usize, &&str)| line(n as u32).replace("SOURCE=op-nl", &format!("SOURCE={source}"));
+    let text = sources.iter().enumerate().map(named).fold(HEADER.to_owned(), |text, line| text + &line);
+    assert_eq!(setup.import(&[&setup.file("a.tpf", &text)]).status.code(), Some(0));
+    let out = setup.0.path().join("deep").join("out");
+    let mut command = perfd();
+    command.args(["export", "--format", "onionperf", "--store"]).arg(setup.store()).arg("--out").arg(&out);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let escaped = outside.display().to_string().replace('/', "%2F").replace('.', "%2E").replace('_', "%5F");
+    let mut wanted = vec!["%2E%2E".to_owned(), "%2E%2E%2F%2E%2E%2Fetc-of-nobody".to_owned(), escaped];
+    wanted.sort();
+    assert_eq!(names(&out), wanted);
+    assert_eq!(names(&setup.0.path().join("deep")), ["out"]);
+    assert!(!outside.exists());
+    for folder in wanted {
+        assert_eq!(names(&out.join(folder)), ["2020-09-13.onionperf.analysis.json.xz"]);
+    }
+}

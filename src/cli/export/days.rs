@@ -1,6 +1,7 @@
 //! A file a UTC day.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io;
 
 use anyhow::Context;
@@ -119,7 +120,7 @@ pub async fn onionperf(
             after = Some(next);
         }
         for (source, files) in sources {
-            let folder = folder.sub(&source)?;
+            let folder = folder.sub(&folder_name(&source))?;
             for file in finish(files)?.published.files.into_iter().filter(|file| file.listed.name.ends_with(".xz")) {
                 put_file(&folder, file)?;
                 written += 1;
@@ -160,8 +161,27 @@ fn finish(mut files: DayFiles) -> Result<FinishedDay, Exit> {
 }
 
 async fn last_source(reader: &StoreReader) -> Result<Option<String>, Exit> {
-    let page = reader.results_page(&Filter::default(), None, Order::Newest, 1).await.or_exit(STORE)?;
+    // What was imported is somebody else's.
+    let own = Filter { imported: Some(false), ..Filter::default() };
+    let page = reader.results_page(&own, None, Order::Newest, 1).await.or_exit(STORE)?;
     Ok(page.rows.into_iter().next().map(|row| row.source))
+}
+
+/// The name of a source's folder. A source that was imported may be anything, `../..` and `/etc` too: all but letters,
+/// digits and hyphens are percent-escaped, and so other sources have other names.
+fn folder_name(source: &str) -> String {
+    if source.is_empty() {
+        return "%".to_owned();
+    }
+    source.bytes().fold(String::with_capacity(source.len()), |mut name, byte| {
+        match byte.is_ascii_alphanumeric() || byte == b'-' {
+            true => name.push(char::from(byte)),
+            false => {
+                let _ = write!(name, "%{byte:02X}");
+            }
+        }
+        name
+    })
 }
 
 /// The day of a published file, by its name.
@@ -189,4 +209,25 @@ fn put_text(folder: &Folder, name: &str, text: &str) -> Result<(), Exit> {
     let mut output = folder.create(name)?;
     output.put(text)?;
     output.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_one_plain_name() {
+        for (source, name) in [
+            ("op-nl2", "op-nl2"),
+            ("../../etc", "%2E%2E%2F%2E%2E%2Fetc"),
+            ("/tmp/abs", "%2Ftmp%2Fabs"),
+            ("..", "%2E%2E"),
+            (".", "%2E"),
+            ("a%2Fb", "a%252Fb"),
+            ("é", "%C3%A9"),
+            ("", "%"),
+        ] {
+            assert_eq!(folder_name(source), name, "{source}");
+        }
+    }
 }
