@@ -5,7 +5,6 @@
 //! statistic with its formula.
 
 pub mod conflux;
-pub mod failures;
 pub mod histogram;
 pub mod onionperf;
 pub mod paired;
