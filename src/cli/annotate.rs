@@ -54,7 +54,7 @@ pub struct AnnotateArgs {
     /// Or the time that it is about, which begins at this moment (2026-11-22T10:00:00Z, 2026-11-22 or seconds since 1970)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// And ends before this one; without, the note is about the moment alone, and touches only runs that were under way
+    /// And ends with this one; without, the note is about the moment alone, and touches only runs that were under way
     #[arg(long, value_name = "TIME", requires = "since")]
     until: Option<String>,
     /// Of that time: only results of this source

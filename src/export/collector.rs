@@ -47,7 +47,8 @@ pub fn html(source: &str, files: &[Listed]) -> String {
     let _ = write!(
         page,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Finished days of {source}</title>\n\
-         <h1>Finished days of {source}</h1>\n<p>UTC days. A file that is here never changes. The same list with sizes \
+         <h1>Finished days of {source}</h1>\n<p>UTC days. A day comes here when it is over and all of its runs have settled; \
+         then its files never change. The same list with sizes \
          and digests for programs:\n<a href=\"index.xml\">index.xml</a></p>\n<ul>\n"
     );
     for Listed { name, modified, size, .. } in files {

@@ -34,7 +34,8 @@ pub struct Lines {
 impl Default for Lines {
     /// With room for what is usual.
     fn default() -> Self {
-        let usual = ["complete", "", "512 KiB", "2026-11-22 10:00:00", "", "", "10000.0", "00000000", ""];
+        // As wide as what fails at the step with the longest name.
+        let usual = ["timeout data_complete", "", "512 KiB", "2026-11-22 10:00:00", "", "", "10000.0", "00000000", ""];
         Lines { widths: std::array::from_fn(|column| usual[column].len().max(HEADINGS[column].len())) }
     }
 }
@@ -174,10 +175,10 @@ complete               small       50 KiB  2026-11-22 10:00:00     0.700 s    1.
             lines.line(&ResultJson::from(&example_row()), true),
         ];
         let expected = "\
-OUTCOME   EXPERIMENT     SIZE  START                FIRST BYTE  LAST BYTE    KiB/s  RUN       PATH
-complete  small        50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -
-complete  an experiment   50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -
-complete  small           50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -  completed later
+OUTCOME                EXPERIMENT     SIZE  START                FIRST BYTE  LAST BYTE    KiB/s  RUN       PATH
+complete               small        50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -
+complete               an experiment   50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -
+complete               small           50 KiB  2026-11-22 10:00:00     0.700 s    1.500 s     33.3  00000000  -  completed later
 ";
         assert_eq!(text.concat(), expected);
     }

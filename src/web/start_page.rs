@@ -111,6 +111,9 @@ fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
              <code>/results/ID.txt</code> draws it; <code>/pairs.json?experiment=NAME</code> compares its tors",
         ),
         ("/stats/", "statistics: percentiles, distributions, failures, relays, Tor Metrics' and OnionPerf's figures"),
+        ("/events", "results as they land, as server-sent events"),
+        ("/annotations.json", "notes on results and times"),
+        ("/results.har?limit=20", "the first twenty as an HTTP archive"),
         ("/circuits.json", "circuits that failed, or that no run used"),
         ("/openapi.json", "all of this for programs (OpenAPI 3.1)"),
         ("/health", "the state of this server as JSON; <code>/metrics</code> for Prometheus"),
@@ -121,8 +124,8 @@ fn render(health: &Health, tors: &[Arc<TorStatus>]) -> String {
     }
     page += "<dt>POST /upload/51200<dd>takes so many bytes, up to the same limit, and says as JSON when they came\n\
              </dl>\n<p>The results can be filtered by <code>source</code>, <code>experiment</code>, <code>tor</code>, \
-             <code>kind</code>, <code>server</code>, <code>size</code>, <code>outcome</code>, <code>since</code> and \
-             <code>until</code>, such as \
+             <code>kind</code>, <code>server</code>, <code>size</code>, <code>outcome</code>, <code>tag</code>, <code>imported</code>, \
+             <code>since</code> and <code>until</code>, such as \
              <a href=\"/results.csv?outcome=failed&amp;since=2026-01-01\">/results.csv?outcome=failed&amp;since=2026-01-01</a>.</p>\n\
              </html>\n";
     page
