@@ -201,8 +201,10 @@ async fn perfd_stats_asks_the_service_or_reads_the_store() {
     }
     let (_, table, _) = ask("--period day --group source --until 2026-11-23", service).await;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0][..4], ["PERIOD", "SOURCE", "QUANTITY", "UNIT"]);
-    assert_eq!(lines[1][..7], ["2026-11-22", "test", "time_to_last_byte", "ms", "10", "10", "1.000"]);
+    assert_eq!(table.lines().next(), Some("period 2026-11-22, source test, quantity time_to_last_byte, unit ms"));
+    assert_eq!(lines[1][..4], ["RUNS", "SAMPLES", "COVERAGE", "MEAN"]);
+    assert_eq!(lines[2][..3], ["10", "10", "1.000"]);
+    assert!(table.lines().all(|line| line.len() <= 100), "{table}");
     for (args, reason) in [("--group colour", "--group colour: must be one of source"), ("paired", "--experiment NAME")]
     {
         for from in [service, store] {

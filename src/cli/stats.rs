@@ -13,7 +13,7 @@ use super::exit::{Exit, FAILED, OrExit, USAGE};
 use super::opened::check_there;
 use super::output;
 use crate::clock::UnixMicros;
-use crate::report::{Cache, Cell, Question, Row, Spelling, Statistic, answer, for_people};
+use crate::report::{Cache, Cell, Question, Row, Spelling, Statistic, answer, compact};
 use crate::stats::Floor;
 use crate::store;
 
@@ -140,7 +140,9 @@ fn show(question: &Question, columns: &[&str], rows: &[Row], note: Option<&str>)
         output::note(note.unwrap_or("there are no results that the filters let through"));
         return Ok(());
     }
-    output::print(output::harmless(&output::columns(&for_people(columns, rows))))?;
+    let (heading, lines) = compact(columns, rows);
+    let gap = if heading.is_empty() { "" } else { "\n" };
+    output::print(output::harmless(&format!("{heading}{gap}{}", output::columns(&lines))))?;
     if question.floor != Floor::NONE && lacks_figures(columns, rows) {
         output::note("too few samples for some figures (-); --floor 1 shows all that can be computed");
     }

@@ -8,6 +8,7 @@
 mod cache;
 mod empty;
 mod gather;
+mod people;
 mod question;
 mod table;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 mod window;
 
 pub use cache::Cache;
+pub use people::compact;
 pub use question::{Dimension, HIGHEST_FLOOR, MOST_DAYS, MOST_POINTS, MOST_RELAYS, Question, Spelling, Statistic};
 pub use table::{Cell, Row, Table, for_people};
 pub use window::answer;
