@@ -367,7 +367,7 @@ async fn what_is_not_an_upload_is_refused_before_its_body() {
     }
     let reply = server.get("/upload/5").await;
     assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
-    assert!(reply.reason().contains("POST at /upload"));
+    assert!(reply.reason().contains("Allow"), "{}", reply.reason());
 }
 
 #[tokio::test]
