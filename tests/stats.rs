@@ -229,5 +229,5 @@ async fn perfd_stats_asks_the_service_or_reads_the_store() {
         assert!(help.contains(line), "{line}: {help}");
     }
     let (code, _, errors) = ask("", ["--store", "/nowhere/perfd.sqlite"]).await;
-    assert!(code != 0 && errors.contains("cannot be read"), "{code} {errors}");
+    assert!(code != 0 && errors.contains("there is no store"), "{code} {errors}");
 }
