@@ -120,7 +120,7 @@ async fn one_bad_line_at_the_end_keeps_a_whole_file_out_and_no_other() {
     let err = String::from_utf8_lossy(&output.stderr);
     let mut told = err.lines();
     assert!(told.next().unwrap().starts_with(&format!("perfd: {bad_shown}:5002: ")), "{err}");
-    assert_eq!(told.next(), Some(&*format!("perfd: {bad_shown}: not imported, for 1 departures from its format")));
+    assert_eq!(told.next(), Some(&*format!("perfd: {bad_shown}: not imported, for 1 departure from its format")));
     let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!((output.status.code(), &*out), (Some(65), &*format!("{good_shown}: 10 new, 0 known already\n")));
     assert_eq!(setup.visible().await.len(), 10);

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{CONFIG, DATA, Exit, FAILED, INTERRUPTED, NO_INPUT, OK, OrExit, PRIVILEGES, STORE};
 use super::output;
 use crate::config::units::parse_size;
-use crate::config::{Config, folder_of};
+use crate::config::{Config, folder_of, real_folder_of};
 use crate::import::{self, Bytes, Format, Input, Site, Violation};
 use crate::store::{Import, ImportCounts, Importer, StoreError};
 
@@ -73,7 +73,7 @@ pub fn run(args: ImportArgs) -> Result<u8, Exit> {
     };
     check_owner(&path).or_exit(PRIVILEGES)?;
     umask(Mode::from_bits_truncate(0o027));
-    let _lock = lock(folder_of(&path)).or_exit(STORE)?;
+    let _lock = lock(&real_folder_of(&path)).or_exit(STORE)?;
     let importer = Importer::open(&path).or_exit(STORE)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(FAILED)?;
     runtime.block_on(async {

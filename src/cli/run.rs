@@ -76,7 +76,7 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
 
     // Log and store are for perfd's user and group.
     umask(Mode::from_bits_truncate(0o027));
-    let _lock = lock(config.state_directory())?;
+    let _lock = lock(&config.lock_directory())?;
     logging::start(&config.log).or_exit(STORE)?;
     if let Some(identity) = identity {
         info!(user = identity.user(), "privileges dropped for good");
@@ -95,8 +95,8 @@ pub fn run(args: RunArgs) -> Result<(), Exit> {
 
 /// Makes sure that no other perfd works on the same store: it would take the slots that this one runs
 /// for those of a perfd that died.
-fn lock(state_directory: &Path) -> Result<Flock<File>, Exit> {
-    let path = state_directory.join("perfd.lock");
+fn lock(folder: &Path) -> Result<Flock<File>, Exit> {
+    let path = folder.join("perfd.lock");
     let file = File::options()
         .create(true)
         .write(true)

@@ -354,6 +354,17 @@ impl Config {
     pub fn state_directory(&self) -> &Path {
         folder_of(&self.store)
     }
+
+    /// The folder in which a perfd that runs on the store says so, by a lock. It is the store's own folder, also where
+    /// `store` is a link to a file elsewhere: by whatever way one comes to a store, there is one lock.
+    pub fn lock_directory(&self) -> PathBuf {
+        real_folder_of(&self.store)
+    }
+}
+
+/// The folder that holds this file, links followed; that of the path as it is, where the file is not there yet.
+pub fn real_folder_of(file: &Path) -> PathBuf {
+    folder_of(&std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned())).to_owned()
 }
 
 /// The folder that holds this file: the present one, for a bare name.

@@ -57,6 +57,8 @@ pub enum Rule {
     Endpoint,
     /// START is `0.0`: every run began at some time.
     NoStart,
+    /// START is in the year 10000 or later: dates have four digits of a year.
+    StartOutOfRange,
     /// A step lies before START.
     StepBeforeStart,
     /// A step lies more than [`LONGEST_RUN`](super::LONGEST_RUN) after START.
@@ -103,7 +105,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, with its word.
-    pub const ALL: [(Rule, &'static str); 47] = [
+    pub const ALL: [(Rule, &'static str); 48] = [
         (Rule::Unreadable, "unreadable"),
         (Rule::Format, "format"),
         (Rule::LongLine, "long-line"),
@@ -130,6 +132,7 @@ impl Rule {
         (Rule::Quantile, "quantile"),
         (Rule::Endpoint, "endpoint"),
         (Rule::NoStart, "no-start"),
+        (Rule::StartOutOfRange, "start-out-of-range"),
         (Rule::StepBeforeStart, "step-before-start"),
         (Rule::StepTooLate, "step-too-late"),
         (Rule::Columns, "columns"),

@@ -21,6 +21,9 @@ const ANNOTATION: &str = "@type torperf 1.";
 /// The longest run, microseconds.
 const LONGEST: i64 = LONGEST_RUN.as_micros() as i64;
 
+/// The year 10000 begins: microseconds since the epoch.
+const END_OF_TIME: i64 = 253_402_300_800_000_000;
+
 /// The results of a file, one after the other; memory is that of one line.
 ///
 /// After a violation it goes on with the next line, but for one of reading (`unreadable`).
@@ -331,6 +334,7 @@ impl<'a> Draft<'a> {
         let Some(start) = start else {
             return Err((Rule::NoStart, "START is 0.0, and every run began at some time".to_owned()));
         };
+        check_start(start)?;
         let mut steps = Steps {
             socket: after(start, socket, || "SOCKET".to_owned())?,
             connect: after(start, connect, || "CONNECT".to_owned())?,
@@ -457,10 +461,18 @@ fn time(key: &str, value: &str) -> Result<Option<i64>, Fault> {
     }
 }
 
+/// START must be of the year 9999 or before, in microseconds since the epoch.
+pub(super) fn check_start(start: i64) -> Result<(), Fault> {
+    if start < END_OF_TIME {
+        return Ok(());
+    }
+    Err((Rule::StartOutOfRange, "START is in the year 10000 or later, and years have four digits".to_owned()))
+}
+
 /// A step as microseconds after START.
 pub(super) fn after(start: i64, at: Option<i64>, key: impl Fn() -> String) -> Result<Option<u64>, Fault> {
     let Some(at) = at else { return Ok(None) };
-    let after = at - start;
+    let after = at.saturating_sub(start);
     if after > LONGEST {
         let hours = LONGEST_RUN.as_secs() / 3600;
         return Err((Rule::StepTooLate, format!("{} lies more than {hours} hours after START", key())));

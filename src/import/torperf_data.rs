@@ -17,7 +17,7 @@ use super::lines::Lines;
 use super::outcome::{Signs, outcome};
 use super::rule::{Rule, Site, Violation, quoted};
 use super::text::{int32, timestamp};
-use super::torperf::{Fault, Pairs, REQUIRED, after, check_form, check_value, once};
+use super::torperf::{Fault, Pairs, REQUIRED, after, check_form, check_start, check_value, once};
 use crate::clock::UnixMicros;
 use crate::measurement::{Kind, ServerKind, Steps};
 
@@ -142,6 +142,7 @@ pub fn run(about: &About, line: &str) -> Result<ImportedRun, (Rule, String)> {
     let Some(start) = moment(&mut words)? else {
         return Err((Rule::NoStart, "the run has no START, and every run began at some time".to_owned()));
     };
+    check_start(start)?;
     let mut step = |name: usize| {
         let at = moment(&mut words)?;
         after(start, at, || REQUIRED.get(name).copied().unwrap_or_default().to_owned())
@@ -375,6 +376,7 @@ mod tests {
             ("42369", "-1", Rule::Timestamp),
             ("1338357901 42369", "1338357901.5 42369", Rule::Timestamp),
             ("1338357901 42336", "0 0", Rule::NoStart),
+            ("1338357901 42336", "253402300800 0", Rule::StartOutOfRange),
             ("42369", "42335", Rule::StepBeforeStart),
             ("1338357902", "1338444302", Rule::StepTooLate),
         ] {

@@ -57,6 +57,9 @@ const CHECKPOINT: u64 = 2_000;
 /// Pages of the write-ahead log beyond which nothing more is written until somebody who reads has let go of them.
 const FULL: u64 = 32_000;
 
+/// The `rows` of an import that is being removed: it can't be switched on any more.
+const REMOVED: i64 = -1;
+
 /// What became of a file's results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImportCounts {
@@ -199,6 +202,9 @@ impl Importer {
     fn remove(&mut self, id: i64) -> Result<u64> {
         let first_row: i64 =
             self.conn.query_row("SELECT first_row FROM import WHERE id = ?1", [id], |row| row.get(0))?;
+        self.write(|change| {
+            change.execute("UPDATE import SET rows = ?2 WHERE id = ?1 AND base IS NULL", [id, REMOVED])
+        })?;
         let mut removed = 0;
         // Rows of an import lie together, and those of one that was never on are the last.
         self.write_all(|change| {
@@ -268,19 +274,31 @@ impl Import<'_> {
             self.importer.remove(id)?;
             return Ok(counts);
         }
+        let last_row = self.first_row + integer(counts.new)? - 1;
         // What is committed outlives a power cut from here on, and all that was staged with it.
         self.importer.conn.pragma_update(None, "synchronous", "FULL")?;
         let switched = self.importer.write(|change| {
+            // Whoever removed it meanwhile began by saying so, and took the last rows first.
+            let last = change.query_row(
+                "SELECT count(*) FROM imported WHERE row = ?1 AND import_id = ?2",
+                params![last_row, id],
+                |row| row.get::<_, i64>(0),
+            )?;
+            if last != 1 {
+                return Err(rusqlite::Error::StatementChangedRows(0));
+            }
             let base: i64 = change.query_row(
                 "UPDATE counter SET value = value + ?1 WHERE name = 'revision' RETURNING value - ?1",
                 [integer(counts.new)?],
                 |row| row.get(0),
             )?;
-            change.execute(
-                "UPDATE import SET base = :base, rows = :rows, known = :known, ended_us = :now WHERE id = :id",
+            let switched = change.execute(
+                "UPDATE import SET base = :base, rows = :rows, known = :known, ended_us = :now \
+                 WHERE id = :id AND base IS NULL AND rows IS NOT :removed",
                 named_params! {":base": base, ":rows": integer(counts.new)?, ":known": integer(counts.known)?,
-                ":now": UnixMicros::now().0, ":id": id},
-            )
+                ":now": UnixMicros::now().0, ":id": id, ":removed": REMOVED},
+            )?;
+            if switched == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(switched)) }
         });
         self.importer.conn.pragma_update(None, "synchronous", "NORMAL")?;
         switched?;
@@ -368,7 +386,10 @@ fn unknown(conn: &Connection, runs: Vec<ImportedRun>) -> Result<Vec<ImportedRun>
     for (table, index) in [("result", "result_start"), ("imported", "imported_start")] {
         let any = format!("SELECT 1 FROM {table} INDEXED BY {index} WHERE start_us BETWEEN ?1 AND ?2 LIMIT 1");
         // Nothing within the whole batch's time is what a file of new results mostly finds.
-        if conn.prepare_cached(&any)?.exists([first * 1000, last * 1000 + 999])? {
+        if conn
+            .prepare_cached(&any)?
+            .exists([first.saturating_mul(1000), last.saturating_mul(1000).saturating_add(999)])?
+        {
             known.push(format!(
                 "SELECT 1 FROM {table} INDEXED BY {index} WHERE start_us BETWEEN ?1 AND ?1 + 999 AND source = ?2 \
                  AND size = ?3 AND (local_port IS NULL OR ?4 IS NULL OR local_port = ?4) LIMIT 1"
@@ -380,7 +401,7 @@ fn unknown(conn: &Connection, runs: Vec<ImportedRun>) -> Result<Vec<ImportedRun>
     'runs: for run in runs {
         let start = millisecond(&run);
         for sql in &known {
-            let params = params![start * 1000, run.source, integer(run.size)?, run.local_port];
+            let params = params![start.saturating_mul(1000), run.source, integer(run.size)?, run.local_port];
             if conn.prepare_cached(sql)?.exists(params)? {
                 continue 'runs;
             }

@@ -126,6 +126,8 @@ fn every_rule_is_told_with_its_line() {
         ("DIDTIMEOUT=1", "LAUNCH=1", Rule::Timestamp),
         ("DIDTIMEOUT=1", "USED_AT=-1.5", Rule::Timestamp),
         ("START=1.5", "START=0.0", Rule::NoStart),
+        ("START=1.5", "START=253402300800.0", Rule::StartOutOfRange),
+        ("START=1.5", "START=9223372036854.775807", Rule::StartOutOfRange),
         ("SOCKET=1.5", "SOCKET=1.499999", Rule::StepBeforeStart),
         ("DIDTIMEOUT=1", "DATAPERC0=1.4", Rule::StepBeforeStart),
         ("CONNECT=0.0", "CONNECT=86401.500001", Rule::StepTooLate),

@@ -182,6 +182,22 @@ async fn what_an_import_that_died_left_is_removed_and_stays_invisible() {
 }
 
 #[tokio::test]
+async fn an_import_that_another_removed_meanwhile_does_not_say_that_it_succeeded() {
+    for (more, late) in [(0, "while it waited"), (300, "while it went on")] {
+        let folder = Folder::new();
+        let store = folder.open();
+        let (mut one, mut other) = (Importer::open(&folder.file()).unwrap(), Importer::open(&folder.file()).unwrap());
+        let mut staged = one.begin("a.tpf", "torperf").unwrap();
+        (1..=256).for_each(|n| staged.add(run(n)).unwrap());
+        assert_eq!(other.remove_unfinished(), Ok(256), "{late}");
+        (257..257 + more).for_each(|n| staged.add(run(n)).unwrap());
+        assert!(staged.finish().is_err(), "{late}");
+        assert_eq!(store.reader().latest_revision().await, Ok(0), "{late}");
+        assert_eq!(all(&store, &Filter::default()).await.len(), 0, "{late}");
+    }
+}
+
+#[tokio::test]
 async fn a_line_of_what_was_imported_says_what_came_with_it() {
     let folder = Folder::new();
     let mut importer = Importer::open(&folder.file()).unwrap();
