@@ -145,12 +145,6 @@ pub(super) fn columns(question: &Question) -> Vec<&'static str> {
     }
 }
 
-/// The row of a group and period in which slots were planned, and nothing was measured.
-pub(super) fn no_results(context: &Context<'_>, start: UnixMicros, group: usize) -> Row {
-    let quantity = context.question.quantities.first().copied().unwrap_or(Quantity::TimeToLastByte);
-    summary_row(context, start, group, quantity, 0, &Summary::default())
-}
-
 /// Values by period and group, or roll-ups.
 struct Lots {
     quantities: Vec<Quantity>,
@@ -193,7 +187,11 @@ impl Gather for Lots {
         lot.rollup.get_or_insert_default().merge(rollup);
     }
 
-    fn finish(self: Box<Self>, context: &Context<'_>) -> Vec<Row> {
+    fn finish(mut self: Box<Self>, context: &Context<'_>) -> Vec<Row> {
+        // A gap is told too: slots were planned, and there is no result.
+        for planned in context.planned() {
+            self.lots.entry(planned).or_default();
+        }
         let mut rows = Vec::new();
         for ((start, group), lot) in self.lots {
             match context.question.statistic {
@@ -279,6 +277,11 @@ impl Lot {
             End::Timeout(phase) => (1, *phase as usize, 0),
             End::Failed(phase, cause) => (2, *phase as usize, *cause as usize),
         });
+        if ends.is_empty() {
+            let coverage = context.group_coverage(start, group);
+            let cells = [Cell::Null, Cell::Null, Cell::Null, Cell::Count(0), Cell::Null, Cell::Count(0), coverage];
+            rows.push(whole_row(context, start, group, &cells));
+        }
         for (end, runs) in ends {
             let (outcome, phase, cause) = match end {
                 End::Complete => ("complete", Cell::Null, Cell::Null),

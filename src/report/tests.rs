@@ -223,10 +223,37 @@ async fn coverage_counts_gaps_by_their_grid() {
     let days = kept.ask("summary", "period=day&group=experiment", "period runs coverage").await;
     assert_eq!(days, ["2026-11-22 1 0.016", "2026-11-23 0 0.000", "2026-11-24 1 0.008"]);
     let hours = kept.ask("summary", "period=hour&since=2026-11-24", "period runs coverage").await;
-    assert_eq!(hours, ["2026-11-24T02:00:00Z 1 1.000"]);
+    let gap = ["2026-11-24T00:00:00Z 0 0.000", "2026-11-24T01:00:00Z 0 0.000"];
+    assert_eq!(hours, [gap[0], gap[1], "2026-11-24T02:00:00Z 1 1.000"]);
     let part = format!("since={}", (FIRST + 2 * DAY) / SECOND + 5400);
     assert_eq!(kept.ask("summary", &part, "runs coverage").await, [format!("1 {:.3}", 1.0 / 31.0)]);
     assert_eq!(kept.ask("failures", "", "outcome runs samples coverage").await[0], "complete 1 2 0.001");
+}
+
+/// An experiment that was down for a day has its row, though another one has measured.
+#[tokio::test]
+async fn a_gap_of_one_experiment_is_told() {
+    let kept = Kept::new();
+    for (id, experiment, day) in [(1, "a", 0), (2, "a", 1), (3, "b", 0)] {
+        let mut new = run(id, day * DAY, Some(100));
+        new.experiment = experiment.to_owned();
+        kept.measure(new).await;
+    }
+    kept.miss("b", FIRST + DAY, FIRST + DAY + 120 * SECOND).await;
+    let days = async |path: &str, columns: &str| kept.ask(path, "period=day&since=2026-11-23", columns).await;
+    let summary = days("summary", "period experiment runs samples coverage exact").await;
+    assert_eq!(summary, ["2026-11-23 a 1 1 1.000 true", "2026-11-23 b 0 0 0.000 true"]);
+    let failures = days("failures", "experiment outcome phase cause runs share samples coverage").await;
+    assert_eq!(failures, ["a complete - - 1 1.000 1 1.000", "b - - - 0 - 0 0.000"]);
+    let phases = days("phases", "experiment quantity runs").await;
+    assert_eq!(phases.iter().filter(|row| row.starts_with("b ") && row.ends_with(" 0")).count(), 8);
+    let query = "period=day&since=2026-11-23&experiment=b";
+    let downloads = kept.ask("onionperf/downloads", query, "period downloads complete coverage").await;
+    assert_eq!(downloads, ["2026-11-23 0 0 0.000"]);
+    let errors = kept.ask("onionperf/errors", query, "error_code").await;
+    assert_eq!(errors, [] as [String; 0], "what has no code has no row");
+    let hours = kept.ask("failures", "period=hour&since=2026-11-23&experiment=b", "period runs coverage").await;
+    assert_eq!(hours, ["2026-11-23T00:00:00Z 0 0.000"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A question is answered block by block: a period each, or the hours of a day.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -228,23 +228,7 @@ impl Window {
             gathered = rolled;
         }
         let context = Context { question, groups: &self.groups, slots, exact };
-        let mut rows = gathered.finish(&context);
-        if matches!(question.statistic, Statistic::Summary) && marks.is_empty() {
-            rows = self.unmeasured(&context);
-        }
-        Ok(Ok(rows))
-    }
-
-    /// The rows of a block in which slots were planned, and there is no result at all.
-    fn unmeasured(&self, context: &Context<'_>) -> Vec<Row> {
-        let starts: std::collections::BTreeSet<UnixMicros> = context.slots.keys().map(|(start, _)| *start).collect();
-        let groups = (0..self.groups.names.len()).filter(|group| {
-            (0..self.groups.known.len()).any(|at| self.groups.group[at] == *group && self.groups.known[at].own)
-        });
-        let groups: Vec<usize> = groups.collect();
-        let rows =
-            starts.iter().flat_map(|start| groups.iter().map(|group| gather::no_results(context, *start, *group)));
-        rows.collect()
+        Ok(Ok(gathered.finish(&context)))
     }
 
     fn paired(
@@ -345,8 +329,7 @@ impl Context<'_> {
     pub fn coverage(&self, start: UnixMicros, of: impl Fn(usize, &Series) -> bool) -> Cell {
         let own =
             self.groups.known.iter().enumerate().filter(|(number, known)| known.own && of(*number, &known.series));
-        let experiments: std::collections::BTreeSet<&Arc<str>> =
-            own.map(|(_, known)| &known.series.experiment).collect();
+        let experiments: BTreeSet<&Arc<str>> = own.map(|(_, known)| &known.series.experiment).collect();
         let mut all = Slots::default();
         for experiment in experiments {
             all.add(self.slots.get(&(start, Arc::clone(experiment))).copied().unwrap_or_default());
@@ -357,6 +340,21 @@ impl Context<'_> {
     /// The same of the experiments of a group.
     pub fn group_coverage(&self, start: UnixMicros, group: usize) -> Cell {
         self.coverage(start, |number, _| self.groups.group[number] == group)
+    }
+
+    /// The periods and groups in which slots were planned, whether or not there is a result. None of a day's hours if
+    /// rows are gone: what looks like a gap may be theirs.
+    pub fn planned(&self) -> BTreeSet<(UnixMicros, usize)> {
+        if self.question.period == Some(Period::Hour) && !self.exact {
+            return BTreeSet::new();
+        }
+        let mut of_experiment: HashMap<&Arc<str>, BTreeSet<usize>> = HashMap::new();
+        for (known, group) in self.groups.known.iter().zip(&self.groups.group).filter(|(known, _)| known.own) {
+            of_experiment.entry(&known.series.experiment).or_default().insert(*group);
+        }
+        let planned = self.slots.iter().filter(|(_, slots)| slots.planned > 0);
+        let groups = planned.map(|((start, experiment), _)| (*start, of_experiment.get(experiment)));
+        groups.flat_map(|(start, groups)| groups.into_iter().flatten().map(move |group| (start, *group))).collect()
     }
 }
 
