@@ -2,9 +2,8 @@
 //! the store has, beside each figure how many samples it is made of and how many of the planned slots were done.
 //!
 //! A period's rows are made from the results' rows while they are there; where some are gone, from the roll-ups of the
-//! period's days, and are then marked as not exact (hours, relays, Conflux and pairs tell of what is left). What was made,
-//! but for pairs, is kept, and is good as long as nothing was stored
-//! that belongs to the period.
+//! period's days, and are then marked as not exact (hours, relays, Conflux and pairs tell of what is left). What was
+//! made, but for pairs, is kept, and is good as long as nothing was stored that belongs to the period.
 
 mod cache;
 mod empty;
