@@ -140,9 +140,9 @@ impl Source {
         if nick.is_empty() || !nick.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             violations.push_back(path.violation(Rule::Nick, "a nickname is letters, digits and hyphens"));
         }
-        if let Some(ip) = node.measurement_ip.as_deref() {
-            violations.extend(told::check_name(&path.key("measurement_ip"), ip).err());
-        }
+        // What breaks the rule is told, and stands in no run.
+        let checked = node.measurement_ip.map(|ip| told::check_name(&path.key("measurement_ip"), &ip).map(|()| ip));
+        let ip = checked.and_then(|checked| checked.map_err(|violation| violations.push_back(violation)).ok());
         let mut tor = TorPart::default();
         if let Some(told) = node.tor {
             let streams = told.streams.unwrap_or_default().0;
@@ -166,7 +166,7 @@ impl Source {
             None => (Entries::default(), Entries::default()),
         };
         let (transfers, streams) = (transfers.0.into_iter(), streams.0.into_iter());
-        Source { nick, path, ip: node.measurement_ip, transfers, streams, tor, violations }
+        Source { nick, path, ip, transfers, streams, tor, violations }
     }
 
     fn next_told(&mut self) -> Option<Told> {
