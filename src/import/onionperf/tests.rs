@@ -294,11 +294,17 @@ proptest! {
     fn what_perfd_writes_is_what_its_key_value_says(mut row in plausible_row()) {
         // Of a clock that was set, whose seconds a float tells to the microsecond.
         row.measurement.start.0 = row.measurement.start.0.abs().clamp(1_000_000_000_000_000, 4_000_000_000_000_000);
+        // And of a run that ended.
+        row.measurement.ended %= crate::import::LONGEST_RUN.as_micros() as u64;
         row.measurement.kind = crate::measurement::Kind::Download;
         row.source = "op".to_owned();
         let document = crate::export::onionperf::document("op", "0.0.0.0", [&row]);
         let mut runs = super::read(document.as_bytes()).map_err(|fault| TestCaseError::fail(fault.to_string()))?;
-        let told = runs.next().unwrap().map_err(|fault| TestCaseError::fail(format!("{fault} in {document}")))?;
+        let told = match runs.next().unwrap() {
+            // tor's own times may be any here, also such as no calendar has.
+            Err(fault) if fault.to_string().starts_with("data.op.tor.") && fault.rule == Rule::Timestamp => return Ok(()),
+            told => told.map_err(|fault| TestCaseError::fail(format!("{fault} in {document}")))?,
+        };
         let line = crate::export::torperf::line(&row);
         let mut same = crate::import::torperf::run(line.trim_end()).map_err(|(_, why)| TestCaseError::fail(why))?;
         // The marks beyond the payload's size are in JSON alone.
