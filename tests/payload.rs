@@ -87,7 +87,7 @@ async fn what_is_not_a_payload_is_refused_with_a_reason() {
         client.send(format!("{method} /payload/5 HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")).await;
         let reply = client.reply().await;
         assert_eq!((reply.status, reply.header("allow")), (405, Some("GET,HEAD")), "{method}");
-        assert!(reply.reason().contains("GET and HEAD"));
+        assert!(reply.reason().contains("Allow"), "{method}: {}", reply.reason());
     }
 }
 
